@@ -193,25 +193,25 @@ impl SealedMemfd {
         self.bytes
     }
 
-    /// Reads 8-byte values: `count` of them from `offset_bytes` on, in the byte order of the wire.
-    pub fn read_words(&self, offset_bytes: u64, count: u64) -> Result<Vec<[u8; 8]>, ArenaError> {
-        let out_of_bounds = || ArenaError::OutOfBounds {
-            offset: offset_bytes,
-            bytes: count.saturating_mul(8),
-            length: self.bytes,
-        };
-        let bytes = count.checked_mul(8).ok_or_else(out_of_bounds)?;
-        if offset_bytes.checked_add(bytes).is_none_or(|end| end > self.bytes) {
-            return Err(out_of_bounds());
+    /// Reads a stretch of the content.
+    pub fn read(&self, offset: u64, bytes: u64) -> Result<Vec<u8>, ArenaError> {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(ArenaError::OutOfBounds { offset, bytes, length: self.bytes });
         }
         let mut content = vec![0; bytes as usize];
         let mut read = 0;
         while read < content.len() {
-            match rustix::io::pread(&self.fd, &mut content[read..], offset_bytes + read as u64)? {
+            match rustix::io::pread(&self.fd, &mut content[read..], offset + read as u64)? {
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 more => read += more,
             }
         }
+        Ok(content)
+    }
+
+    /// Reads 8-byte values: `count` of them from `offset` on, in the byte order of the wire.
+    pub fn read_words(&self, offset: u64, count: u64) -> Result<Vec<[u8; 8]>, ArenaError> {
+        let content = self.read(offset, count.saturating_mul(8))?;
         let (words, _) = content.as_chunks::<8>();
         Ok(words.to_vec())
     }

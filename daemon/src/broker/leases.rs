@@ -177,6 +177,11 @@ impl ClientMemory {
         }
     }
 
+    /// Where a lease's slot lies.
+    pub fn slot(&self, lease: LeaseId) -> Option<Slot> {
+        self.holdings.get(&lease).map(|holding| holding.slot)
+    }
+
     /// The request ended without an answer that names the slot.
     pub fn abandon(&mut self, lease: LeaseId) {
         let Some(holding) = self.holdings.get_mut(&lease) else { return };

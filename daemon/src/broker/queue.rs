@@ -1,8 +1,8 @@
 //! What waits for an engine, and whose turn it is. Pure: no clock, no I/O.
 //!
 //! Order: priority first; among equals the client that has cost least so far; among one client's work the
-//! earliest deadline, then first come. Cost is counted in decoded pixels and charged when work is handed
-//! out, split among all who joined it. A client that was away starts level with the least of those present,
+//! earliest deadline, then first come. Cost is counted in decoded pixels and charged when work has been
+//! done, split among all who joined it. A client that was away starts level with the least of those present,
 //! so that nobody saves up a claim.
 //!
 //! Which engine gets the work is decided by `engines`; what is in it, by `plan`.
@@ -22,9 +22,6 @@ pub trait Work {
     fn join(&mut self, other: Self) -> Option<Self>
     where
         Self: Sized;
-
-    /// Pixels that have to be decoded for it, about.
-    fn cost_pixels(&self) -> u64;
 
     /// Everyone who waits for it, most urgent first or not.
     fn waiters(&self) -> Vec<Waiter>;
@@ -110,7 +107,7 @@ impl<W: Work> Queue<W> {
         if joined { Pushed::Joined } else { Pushed::Queued }
     }
 
-    /// The piece of work whose turn it is among those that `is_placeable`, charged to its waiters.
+    /// The piece of work whose turn it is among those that `is_placeable`.
     pub fn pop(&mut self, mut is_placeable: impl FnMut(&W) -> bool) -> Option<W> {
         let mut best: Option<(i16, u64, u64)> = None;
         for line in self.lines.values() {
@@ -122,9 +119,24 @@ impl<W: Work> Queue<W> {
                 best = Some(candidate);
             }
         }
-        let work = self.take(best?.2)?;
-        self.charge(&work);
-        Some(work)
+        self.take(best?.2)
+    }
+
+    /// Takes note of work that was done, split among everyone who waited for it.
+    pub fn charge(&mut self, waiters: &[Waiter], pixels: u64) {
+        let mut clients: Vec<u64> = waiters.iter().map(|waiter| waiter.client).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        let share = pixels / clients.len().max(1) as u64;
+        for client in clients {
+            let line = self.lines.entry(client).or_default();
+            line.cost_pixels = line.cost_pixels.saturating_add(share);
+        }
+    }
+
+    /// All that waits, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &W> {
+        self.items.values().map(|(_, _, work)| work)
     }
 
     /// Lets `change` alter every piece of work and remove those for which it returns false.
@@ -191,17 +203,6 @@ impl<W: Work> Queue<W> {
         let busy = self.lines.values().filter(|line| !line.order.is_empty());
         busy.map(|line| line.cost_pixels).min().unwrap_or(0)
     }
-
-    fn charge(&mut self, work: &W) {
-        let mut clients: Vec<u64> = work.waiters().iter().map(|waiter| waiter.client).collect();
-        clients.sort_unstable();
-        clients.dedup();
-        let share = work.cost_pixels() / clients.len().max(1) as u64;
-        for client in clients {
-            let line = self.lines.entry(client).or_default();
-            line.cost_pixels = line.cost_pixels.saturating_add(share);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -237,10 +238,6 @@ mod tests {
             None
         }
 
-        fn cost_pixels(&self) -> u64 {
-            self.cost
-        }
-
         fn waiters(&self) -> Vec<Waiter> {
             self.waiters.clone()
         }
@@ -251,8 +248,15 @@ mod tests {
         Job { key: None, cost, waiters: vec![waiter], names: vec![name] }
     }
 
+    /// Does the job whose turn it is.
+    fn serve(queue: &mut Queue<Job>) -> Option<Job> {
+        let job = queue.pop(|_| true)?;
+        queue.charge(&job.waiters, job.cost);
+        Some(job)
+    }
+
     fn drain(queue: &mut Queue<Job>) -> Vec<u32> {
-        std::iter::from_fn(|| queue.pop(|_| true)).flat_map(|job| job.names).collect()
+        std::iter::from_fn(|| serve(queue)).flat_map(|job| job.names).collect()
     }
 
     #[test]
@@ -281,7 +285,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.push(job(0, 1, 1000));
         queue.push(job(1, 1, 1000));
-        queue.pop(|_| true);
+        serve(&mut queue);
         queue.push(job(10, 2, 10));
         queue.push(job(11, 2, 10));
         let names = drain(&mut queue);
@@ -325,7 +329,7 @@ mod tests {
         let mut shared = job(0, 1, 100);
         shared.waiters.push(Waiter { client: 2, priority: 0, deadline_millis: None });
         queue.push(shared);
-        queue.pop(|_| true);
+        serve(&mut queue);
         assert_eq!(queue.lines[&1].cost_pixels, 50);
         assert_eq!(queue.lines[&2].cost_pixels, 50);
     }
@@ -386,7 +390,7 @@ mod tests {
             }
             let mut served = [0u64; 3];
             while queue.lines.values().all(|line| !line.order.is_empty()) {
-                let job = queue.pop(|_| true).unwrap();
+                let job = serve(&mut queue).unwrap();
                 served[job.waiters[0].client as usize] += job.cost;
                 prop_assert!(served[1].abs_diff(served[2]) <= 100);
             }

@@ -1,0 +1,424 @@
+//! The way of a `GetFrames`: its frames are located and laid out, a slot is reserved, runs are queued, and
+//! when the last picture lies in the slot the client is told.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use reeld_protocol::SealedMemfd;
+use reeld_protocol::error::WireError;
+use reeld_protocol::ids::LeaseId;
+use reeld_protocol::message::{FramesReply, GetFrames, MemoryRange, PartLayout, Reply, Wanted};
+
+use super::client::OpenedSource;
+use super::job::{Decode, Job, Task};
+use super::leases::{Release, Reservation, Slot};
+use super::plan::{FRAMES_PER_REQUEST_MAX, PlanError, Selection, plan};
+use super::queue::Pushed;
+use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
+use super::{Broker, reply};
+use crate::link::{ArenaKey, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
+
+/// Parts of one request: a batch of videos.
+const PARTS_MAX: usize = 4096;
+
+/// How often a request is tried again after an engine crashed over it.
+const CRASHES_MAX: u8 = 1;
+
+impl Broker {
+    pub(super) fn get_frames(&mut self, client: u64, request_id: u64, wanted: GetFrames, fds: Vec<OwnedFd>) {
+        match self.plan_request(client, request_id, &wanted, fds) {
+            Ok(request) => {
+                self.totals.requests += 1;
+                let key = self.requests.insert(request);
+                self.admit(key);
+            }
+            Err(error) => self.fail(client, request_id, error),
+        }
+    }
+
+    fn plan_request(
+        &mut self,
+        client: u64,
+        request_id: u64,
+        wanted: &GetFrames,
+        fds: Vec<OwnedFd>,
+    ) -> Result<FrameRequest, WireError> {
+        let deadline_millis = wanted.timeout_millis.map(|timeout| self.now_millis().saturating_add(timeout));
+        let memory = accept_memory(fds)?;
+        let Some(client) = self.clients.get_mut(&client) else {
+            return Err(reply::internal("a request without its client"));
+        };
+        client.active_at = std::time::Instant::now();
+        if self.requests.find(client.key, request_id).is_some() {
+            return Err(reply::invalid(format!("request id {request_id} is in use")));
+        }
+        if wanted.parts.is_empty() || wanted.parts.len() > PARTS_MAX {
+            return Err(reply::invalid(format!("a request must have 1 to {PARTS_MAX} parts")));
+        }
+        let mut parts = Vec::with_capacity(wanted.parts.len());
+        let mut frame_count = 0;
+        for part in &wanted.parts {
+            let Some(source) = client.sources.get(&part.source) else {
+                return Err(reply::invalid(format!("source {} is not open", part.source)));
+            };
+            let selection = select(&part.wanted, memory.as_ref())?;
+            let located = source.timeline.locate(source.stream, &selection);
+            let located = located.map_err(|error| reply::from_plan(&error))?;
+            frame_count += located.len() as u64;
+            if frame_count > FRAMES_PER_REQUEST_MAX {
+                return Err(reply::from_plan(&PlanError::TooManyFrames { count: frame_count }));
+            }
+            let OpenedSource { catalog, stream, height, width, thread_count, .. } = *source;
+            let dtype = part.dtype;
+            parts.push(PlannedPart { source: catalog, stream, located, height, width, dtype, thread_count });
+        }
+        let quota_bytes = client.memory.quota_bytes();
+        let too_large = || reply::from_reservation(&Reservation::TooLarge, u64::MAX, quota_bytes);
+        let (layouts, slot_bytes) = lay_out(&parts).ok_or_else(too_large)?;
+        Ok(FrameRequest {
+            client: client.key,
+            request_id,
+            parts,
+            priority: wanted.priority,
+            deadline_millis,
+            layouts,
+            slot_bytes,
+            lease: None,
+            missing_count: frame_count,
+            crash_count: 0,
+        })
+    }
+
+    /// Lets a request in if there is memory for its result, behind those that wait already.
+    fn admit(&mut self, key: u64) {
+        let Some(request) = self.requests.get_mut(key) else { return };
+        let client = request.client;
+        let Some(client) = self.clients.get_mut(&client) else { return };
+        client.waiting.push_back(key);
+        if client.waiting.len() == 1 {
+            let client = client.key;
+            self.admit_waiting(client);
+        }
+    }
+
+    /// Lets waiting requests of a client in, in order, as far as there is memory.
+    fn admit_waiting(&mut self, client: u64) {
+        while let Some(key) = self.clients.get(&client).and_then(|client| client.waiting.front().copied()) {
+            let Some(bytes) = self.requests.get_mut(key).map(|request| request.slot_bytes) else {
+                self.stop_waiting(client);
+                continue;
+            };
+            match self.reserve(client, bytes) {
+                Ok(Reservation::Slot(slot)) => {
+                    self.stop_waiting(client);
+                    self.start(key, slot);
+                }
+                Ok(Reservation::Wait) => return,
+                Ok(refused) => {
+                    let quota_bytes = self.options.arena_quota_mib << 20;
+                    self.fail_waiting(client, key, reply::from_reservation(&refused, bytes, quota_bytes));
+                }
+                Err(error) => {
+                    let error = reply::internal(format!("no shared memory for {bytes} bytes: {error}"));
+                    self.fail_waiting(client, key, error);
+                }
+            }
+        }
+    }
+
+    fn stop_waiting(&mut self, client: u64) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.waiting.pop_front();
+        }
+    }
+
+    fn fail_waiting(&mut self, client: u64, key: u64, error: WireError) {
+        self.stop_waiting(client);
+        if let Some(request) = self.requests.remove(key) {
+            self.totals.requests_failed += 1;
+            self.fail(client, request.request_id, error);
+        }
+    }
+
+    /// Reserves a slot, making and giving back arenas as the client's memory says.
+    fn reserve(&mut self, client: u64, bytes: u64) -> io::Result<Reservation> {
+        self.next_lease += 1;
+        let lease = LeaseId(self.next_lease);
+        loop {
+            let Some(client) = self.clients.get_mut(&client) else { return Ok(Reservation::Wait) };
+            match client.memory.reserve(lease, bytes) {
+                Reservation::NeedsArena { bytes, is_dedicated, revoked } => {
+                    let dropped = client.revoke_arenas(&revoked);
+                    self.next_arena += 1;
+                    let key = ArenaKey(self.next_arena);
+                    let granted = client.grant_arena(key, bytes, is_dedicated)?;
+                    tokio::task::spawn_blocking({
+                        let granted = granted.clone();
+                        move || prefault(&granted.fd, granted.bytes)
+                    });
+                    self.arenas.insert(key, granted);
+                    self.drop_arenas(&dropped);
+                }
+                settled @ (Reservation::Slot(_)
+                | Reservation::Wait
+                | Reservation::NoSlots { .. }
+                | Reservation::TooLarge) => return Ok(settled),
+            }
+        }
+    }
+
+    /// Queues everything that the request wants, to be written into its slot.
+    fn start(&mut self, key: u64, slot: Slot) {
+        let Some(request) = self.requests.get_mut(key) else { return };
+        request.lease = Some(slot.lease);
+        request.missing_count = request.frame_count();
+        let request = request.clone();
+        if request.missing_count == 0 {
+            return self.complete(key);
+        }
+        let granted = self.clients.get(&request.client).and_then(|client| client.arenas.get(&slot.arena));
+        let Some(arena) = granted.map(|granted| granted.key) else {
+            return self.fail_request(key, reply::internal("a slot in an arena that was not granted"));
+        };
+        let record = WantedRecord { request: key, client: request.client, lease: slot.lease };
+        for (part, layout) in request.parts.iter().zip(&request.layouts) {
+            let Some(user) = self.catalog.get(part.source).map(|entry| entry.user) else {
+                return self.fail_request(key, reply::invalid("the source was closed"));
+            };
+            for run in plan(&part.located) {
+                let mut pictures = Vec::with_capacity(run.rows.len());
+                for (row, target) in run.rows {
+                    let destination = destination(arena, slot.offset, layout, row as u64);
+                    let id = self.requests.want(record);
+                    pictures.push((WantedPicture { id, target, destination }, request.waiter()));
+                }
+                let decode = Decode {
+                    stream: part.stream,
+                    start: run.start,
+                    pictures,
+                    frame_pixels: u64::from(part.height) * u64::from(part.width),
+                    decode_count: run.decode_count,
+                    thread_count: part.thread_count,
+                };
+                let (source, task) = (part.source, Task::Decode(decode));
+                self.push_decode(Job { user, source, pinned: None, failure_count: 0, task });
+            }
+        }
+    }
+
+    /// Queues a run, or lets it join one that an engine is at, or one that waits.
+    pub(super) fn push_decode(&mut self, job: Job) {
+        let Task::Decode(decode) = &job.task else { return };
+        let count = decode.pictures.len() as u64;
+        if self.extend_running(&job, decode) {
+            self.totals.joined += count;
+            return;
+        }
+        if self.queue.push(job) == Pushed::Joined {
+            self.totals.joined += count;
+        }
+    }
+
+    /// All pictures are in the slot: from here on it is the client's.
+    fn complete(&mut self, key: u64) {
+        let Some(request) = self.requests.remove(key) else { return };
+        let (Some(client), Some(lease)) = (self.clients.get_mut(&request.client), request.lease) else {
+            return;
+        };
+        client.memory.fulfil(lease);
+        self.totals.frames_delivered += request.frame_count();
+        match client.memory.slot(lease) {
+            Some(slot) => {
+                let frames = FramesReply {
+                    lease,
+                    arena: slot.arena,
+                    slot_offset: slot.offset,
+                    slot_bytes: slot.bytes,
+                    parts: request.layouts,
+                };
+                client.reply(request.request_id, &Reply::Frames(frames));
+            }
+            None => client.fail(request.request_id, reply::internal("a finished request without a slot")),
+        }
+        self.admit_waiting(request.client);
+    }
+
+    /// Answers a request with an error. What engines still do for it goes to nobody.
+    pub(super) fn fail_request(&mut self, key: u64, error: WireError) {
+        let Some(request) = self.requests.remove(key) else { return };
+        self.totals.requests_failed += 1;
+        if let Some(client) = self.clients.get_mut(&request.client) {
+            client.waiting.retain(|&waiting| waiting != key);
+            if let Some(lease) = request.lease {
+                client.memory.abandon(lease);
+            }
+            client.fail(request.request_id, error);
+        }
+        self.forget_unwanted();
+        self.admit_waiting(request.client);
+    }
+
+    /// An engine has written a picture.
+    pub(super) fn picture_finished(&mut self, wanted: WantedId) {
+        let is_wanted = self.requests.is_wanted(wanted);
+        let Some(record) = self.settle(wanted) else { return };
+        if !is_wanted {
+            return;
+        }
+        let Some(request) = self.requests.get_mut(record.request) else { return };
+        request.missing_count = request.missing_count.saturating_sub(1);
+        if request.missing_count == 0 {
+            self.complete(record.request);
+        }
+    }
+
+    /// An engine cannot provide a picture.
+    pub(super) fn picture_failed(&mut self, wanted: WantedId, error: &EngineError, label: &str) {
+        let is_wanted = self.requests.is_wanted(wanted);
+        let Some(record) = self.settle(wanted) else { return };
+        if is_wanted {
+            self.fail_request(record.request, reply::from_engine(error, label));
+        }
+    }
+
+    /// An engine died over these pictures. Their requests start again, in other slots, or give up.
+    pub(super) fn pictures_crashed(&mut self, wanted: &[WantedId], label: &str) {
+        let mut requests: Vec<u64> = Vec::new();
+        for &wanted in wanted {
+            let is_wanted = self.requests.is_wanted(wanted);
+            let record = self.settle(wanted);
+            requests.extend(record.filter(|_| is_wanted).map(|record| record.request));
+        }
+        requests.sort_unstable();
+        requests.dedup();
+        for key in requests {
+            let Some(request) = self.requests.get_mut(key) else { continue };
+            request.crash_count += 1;
+            if request.crash_count > CRASHES_MAX {
+                self.fail_request(key, reply::crashed(label));
+                continue;
+            }
+            self.totals.retries += 1;
+            let (client, lease) = (request.client, request.lease.take());
+            if let (Some(client), Some(lease)) = (self.clients.get_mut(&client), lease) {
+                client.memory.abandon(lease);
+            }
+            self.forget_unwanted();
+            self.admit(key);
+        }
+    }
+
+    /// An engine has answered for a picture, or is dead: its slot is not written to on its account any more.
+    pub(super) fn settle(&mut self, wanted: WantedId) -> Option<WantedRecord> {
+        let record = self.requests.settle(wanted)?;
+        if let Some(client) = self.clients.get_mut(&record.client) {
+            client.memory.end_writing(record.lease);
+        }
+        Some(record)
+    }
+
+    /// Takes pictures that nobody waits for any more out of the queue, and stops runs that have none left.
+    pub(super) fn forget_unwanted(&mut self) {
+        let requests = &mut self.requests;
+        self.queue.retain(|job| {
+            let Task::Decode(decode) = &mut job.task else { return true };
+            decode.pictures.retain(|(picture, _)| {
+                let is_wanted = requests.is_wanted(picture.id);
+                if !is_wanted {
+                    requests.settle(picture.id);
+                }
+                is_wanted
+            });
+            !decode.pictures.is_empty()
+        });
+        for (_, engine) in self.engines.iter_mut() {
+            let Some(running) = &mut engine.running else { continue };
+            let Task::Decode(decode) = &running.job.task else { continue };
+            let is_wanted = decode.pictures.iter().any(|(picture, _)| requests.is_wanted(picture.id));
+            if !is_wanted && !running.is_cancelled {
+                running.is_cancelled = true;
+                let cancel = EngineRequest::Cancel(running.id);
+                engine.send(&cancel, Vec::new());
+            }
+        }
+    }
+
+    /// A client gives leases back.
+    pub(super) fn release(&mut self, key: u64, leases: &[LeaseId]) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        for &lease in leases {
+            match client.memory.release(lease) {
+                Release::Freed => {}
+                Release::Stray => self.totals.stray_releases += 1,
+            }
+        }
+        let spent = client.memory.revoke_spent();
+        let dropped = client.revoke_arenas(&spent);
+        self.drop_arenas(&dropped);
+        self.admit_waiting(key);
+    }
+}
+
+/// Where one row of a part goes.
+fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64) -> Destination {
+    Destination {
+        arena,
+        pixels_offset: slot_offset + layout.pixels_offset + row * layout.frame_bytes(),
+        pts_offset: slot_offset + layout.pts_offset + row * 8,
+        duration_offset: slot_offset + layout.durations_offset + row * 8,
+        height: layout.height,
+        width: layout.width,
+        dtype: layout.dtype,
+    }
+}
+
+/// Provides an arena's pages before they are needed; a failure only means that they come later.
+fn prefault(fd: &OwnedFd, bytes: u64) {
+    if let Ok(arena) = reeld_protocol::Arena::map(fd, bytes) {
+        arena.populate();
+    }
+}
+
+fn accept_memory(mut fds: Vec<OwnedFd>) -> Result<Option<SealedMemfd>, WireError> {
+    let Some(fd) = fds.pop() else { return Ok(None) };
+    if !fds.is_empty() {
+        return Err(reply::invalid("at most one memory file may come with GetFrames"));
+    }
+    let memory = SealedMemfd::from_peer(fd);
+    memory.map(Some).map_err(|error| reply::invalid(format!("the memory file with the request: {error}")))
+}
+
+/// The selection that a part means, with what lies in memory read.
+fn select(wanted: &Wanted, memory: Option<&SealedMemfd>) -> Result<Selection, WireError> {
+    Ok(match wanted {
+        Wanted::Indices(indices) => Selection::Indices(indices.clone()),
+        &Wanted::IndexRange { start, stop, step } => Selection::IndexRange { start, stop, step },
+        &Wanted::PlayedAt(seconds) => Selection::PlayedAt(seconds),
+        Wanted::PlayedAtEach(times) => Selection::PlayedAtEach(times.clone()),
+        &Wanted::PlayedInRange { start, stop } => Selection::PlayedInRange { start, stop },
+        &Wanted::IndicesInMemory(range) => {
+            let words = read_words(memory, range)?;
+            Selection::Indices(words.into_iter().map(i64::from_le_bytes).collect())
+        }
+        &Wanted::PlayedAtEachInMemory(range) => {
+            let words = read_words(memory, range)?;
+            Selection::PlayedAtEach(words.into_iter().map(f64::from_le_bytes).collect())
+        }
+    })
+}
+
+fn read_words(memory: Option<&SealedMemfd>, range: MemoryRange) -> Result<Vec<[u8; 8]>, WireError> {
+    let memory = memory.ok_or_else(|| reply::invalid("the request names memory, but none came with it"))?;
+    if range.count > FRAMES_PER_REQUEST_MAX {
+        return Err(reply::from_plan(&PlanError::TooManyFrames { count: range.count }));
+    }
+    memory.read_words(range.offset_bytes, range.count).map_err(|error| reply::invalid(error.to_string()))
+}
+
+/// The arenas that a run writes into.
+pub(super) fn arenas_of(pictures: &[(WantedPicture, super::queue::Waiter)]) -> Vec<ArenaKey> {
+    let mut arenas: Vec<ArenaKey> = pictures.iter().map(|(picture, _)| picture.destination.arena).collect();
+    arenas.sort_unstable();
+    arenas.dedup();
+    arenas
+}

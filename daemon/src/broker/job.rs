@@ -1,0 +1,167 @@
+//! [`Job`]: a piece of work for an engine, as it waits in the queue and runs.
+
+use reeld_protocol::ids::StreamIndex;
+
+use super::engines::EngineKey;
+use super::plan::compare_targets;
+use super::queue::{Waiter, Work};
+use crate::link::{CatalogId, Run, RunStart, WANTED_PER_MESSAGE_MAX, WantedPicture};
+
+/// What a probe or a scan costs, in pixels: about a frame of full HD.
+const HEADER_COST_PIXELS: u64 = 1920 * 1080;
+
+/// Whose files and pictures these are: nothing is shared between two of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct User {
+    /// User id as the kernel tells it.
+    pub uid: u32,
+    /// Set where the uid is one that the kernel could not map: then only the same connection is the same user.
+    pub connection: Option<u64>,
+}
+
+/// A piece of work for an engine.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// For whom.
+    pub user: User,
+    /// On which file.
+    pub source: CatalogId,
+    /// The engine that has begun it and can go on cheapest.
+    pub pinned: Option<EngineKey>,
+    /// Times that an engine crashed over it or ended it without having done anything.
+    pub failure_count: u8,
+    /// What.
+    pub task: Task,
+}
+
+/// What to do with the file.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Read the header; who waits is known to the catalog.
+    Probe {
+        /// The client that came first.
+        waiter: Waiter,
+    },
+    /// Index a stream; who waits is known to the catalog.
+    Scan {
+        /// The stream.
+        stream: StreamIndex,
+        /// The client that came first.
+        waiter: Waiter,
+    },
+    /// Decode pictures.
+    Decode(Decode),
+}
+
+/// A run and everyone who waits for something out of it.
+#[derive(Clone, Debug)]
+pub struct Decode {
+    /// The stream.
+    pub stream: StreamIndex,
+    /// Where decoding may begin.
+    pub start: RunStart,
+    /// In the order of their targets.
+    pub pictures: Vec<(WantedPicture, Waiter)>,
+    /// Pixels of one picture.
+    pub frame_pixels: u64,
+    /// Pictures that have to be decoded, about.
+    pub decode_count: u64,
+    /// Codec threads, a hint.
+    pub thread_count: u16,
+}
+
+/// What makes two runs the same run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RunKey {
+    source: CatalogId,
+    stream: StreamIndex,
+    keyframe_pts: i64,
+}
+
+impl Job {
+    /// The message for the engine.
+    pub fn run(&self, decode: &Decode) -> Run {
+        Run {
+            source: self.source,
+            stream: decode.stream,
+            start: decode.start,
+            wanted: decode.pictures.iter().map(|(picture, _)| *picture).collect(),
+            thread_count: decode.thread_count,
+        }
+    }
+
+    /// A number that spreads runs over engines: equal for what profits from the same warm decoder.
+    pub fn affinity(&self) -> u64 {
+        let position = match &self.task {
+            Task::Decode(Decode { start: RunStart::Keyframe(pts), .. }) => *pts as u64,
+            Task::Decode(Decode { start: RunStart::Demuxer, .. })
+            | Task::Probe { .. }
+            | Task::Scan { .. } => 0,
+        };
+        mix(mix(self.source.0) ^ position)
+    }
+
+    /// Pixels that are decoded for it, about.
+    pub fn cost_pixels(&self) -> u64 {
+        match &self.task {
+            Task::Probe { .. } | Task::Scan { .. } => HEADER_COST_PIXELS,
+            Task::Decode(decode) => decode.frame_pixels.saturating_mul(decode.decode_count.max(1)),
+        }
+    }
+}
+
+/// Spreads numbers evenly: the finaliser of splitmix64.
+pub fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+impl Decode {
+    /// Takes more pictures, keeping the order of targets. False, and nothing taken, if they are too many.
+    pub fn extend(&mut self, more: &[(WantedPicture, Waiter)]) -> bool {
+        if self.pictures.len() + more.len() > WANTED_PER_MESSAGE_MAX {
+            return false;
+        }
+        self.pictures.extend_from_slice(more);
+        self.pictures.sort_by(|(one, _), (other, _)| compare_targets(one.target, other.target));
+        true
+    }
+}
+
+impl Work for Job {
+    type Key = RunKey;
+
+    fn join_key(&self) -> Option<RunKey> {
+        match &self.task {
+            Task::Decode(Decode { stream, start: RunStart::Keyframe(pts), .. }) => {
+                Some(RunKey { source: self.source, stream: *stream, keyframe_pts: *pts })
+            }
+            // Without an index two runs may lie hours apart, and a header is read once anyway.
+            Task::Decode(Decode { start: RunStart::Demuxer, .. })
+            | Task::Probe { .. }
+            | Task::Scan { .. } => None,
+        }
+    }
+
+    fn join(&mut self, other: Job) -> Option<Job> {
+        let (Task::Decode(ours), Task::Decode(theirs)) = (&mut self.task, &other.task) else {
+            return Some(other);
+        };
+        if !ours.extend(&theirs.pictures) {
+            return Some(other);
+        }
+        ours.decode_count = ours.decode_count.max(theirs.decode_count);
+        ours.thread_count = ours.thread_count.max(theirs.thread_count);
+        self.pinned = self.pinned.or(other.pinned);
+        None
+    }
+
+    fn waiters(&self) -> Vec<Waiter> {
+        match &self.task {
+            Task::Probe { waiter } | Task::Scan { waiter, .. } => vec![*waiter],
+            Task::Decode(decode) => decode.pictures.iter().map(|(_, waiter)| *waiter).collect(),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The broker: one thread that owns all state in plain fields. It accepts clients, plans, queues, leases and
+//! routes. It never reads media and makes no call that could wait on a foreign file.
+//!
+//! | file          | what                                                                  |
+//! |---------------|-----------------------------------------------------------------------|
+//! | `mod`         | the loop: every event goes to one method                              |
+//! | `opening`     | the way of an `OpenSource`: check, probe, scan, answer                |
+//! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
+//! | `running`     | handing jobs to engines, and what comes back                          |
+//! | `tending`     | what happens by the clock, and the status report                      |
+//! | `client`      | one connected process and what it holds                               |
+//! | `catalog`     | files and what is known of them                                       |
+//! | `requests`    | requests that are not answered yet                                    |
+//! | `job`         | a piece of work for an engine                                         |
+//! | `engines`     | the engine processes                                                  |
+//! | `peer`        | a socket as the loop sees it                                          |
+//! | `source_file` | checks of a file that a client sent                                   |
+//! | `listen`      | the listening socket and its lock                                     |
+//! | `reply`       | errors as numbers and sentences                                       |
+//! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
+
+mod catalog;
+mod client;
+mod engines;
+mod frames;
+mod job;
+mod leases;
+mod listen;
+mod opening;
+mod peer;
+mod plan;
+mod queue;
+mod reply;
+mod requests;
+mod running;
+mod source_file;
+mod tending;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reeld_protocol::Frame;
+use reeld_protocol::error::WireError;
+use reeld_protocol::handshake::Hello;
+use reeld_protocol::ids::StreamIndex;
+use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
+use reeld_protocol::socket::peer_identity;
+use reeld_protocol::status::Totals;
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::config::ServeOptions;
+use crate::link::index::{Index, IndexError};
+use crate::link::{ArenaKey, CatalogId};
+use catalog::Catalog;
+use client::{Client, GrantedArena};
+use engines::{EngineKey, Engines};
+use job::Job;
+use opening::PendingOpen;
+use queue::Queue;
+use requests::Requests;
+use source_file::SourceFile;
+
+/// Events that wait for the loop. When it is full, sockets are not read.
+const EVENTS_MAX: usize = 1024;
+
+/// Helper threads for calls that may hang on a foreign file system.
+const HELPERS_MAX: usize = 8;
+
+/// Calls that one user may have in the helper pool at once: a file system that hangs costs its user, nobody
+/// else.
+const HELPERS_PER_USER_MAX: usize = 4;
+
+/// Whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerKey {
+    Client(u64),
+    Engine(EngineKey),
+}
+
+/// Everything that can happen.
+#[derive(Debug)]
+enum Event {
+    Connected(UnixStream),
+    Frame { key: PeerKey, frame: Frame },
+    Gone { key: PeerKey, reason: Option<io::Error> },
+    Writable(PeerKey),
+    EngineExited(EngineKey),
+    SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
+    IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
+    Stop,
+}
+
+/// What an event means for the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    GoOn,
+    Stop,
+}
+
+/// All state of the daemon.
+struct Broker {
+    options: ServeOptions,
+    ffmpeg_versions: Vec<String>,
+    instance: u128,
+    started: Instant,
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+    without_clients_since: Instant,
+    had_clients: bool,
+    catalog: Catalog,
+    opens: HashMap<u64, PendingOpen>,
+    next_open: u64,
+    requests: Requests,
+    queue: Queue<Job>,
+    engines: Engines,
+    arenas: HashMap<ArenaKey, GrantedArena>,
+    next_arena: u64,
+    next_lease: u64,
+    helpers: HashMap<u32, Arc<Semaphore>>,
+    totals: Totals,
+    events: mpsc::Sender<Event>,
+}
+
+/// Serves until it is told to stop. `ffmpeg_versions` is what clients are told about the engines.
+pub fn serve(options: ServeOptions, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(HELPERS_MAX)
+        .thread_name("reeld-helper")
+        .build()?;
+    let result = runtime.block_on(run(options, ffmpeg_versions));
+    // A helper that hangs on a dead file system does not keep the daemon from ending.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(options: ServeOptions, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+    let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
+    let listening = listen::Listening::start(&options.socket, options.socket_mode)?;
+    listen::stop_on_signals(events.clone())?;
+    tokio::spawn(listening.accept(events.clone())?);
+    if let Some(fd) = options.ready_fd {
+        listen::announce(fd)?;
+    }
+    tracing::info!(socket = %options.socket.display(), pid = std::process::id(), "serving");
+    let mut broker = Broker::new(options, ffmpeg_versions, events)?;
+    let mut tick = tokio::time::interval(tending::TICK);
+    loop {
+        let deadline = broker.next_deadline();
+        let flow = tokio::select! {
+            event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.handle(event)),
+            _ = tick.tick() => broker.tend(),
+            () = tokio::time::sleep_until(deadline.into()) => broker.expire(),
+        };
+        if flow == Flow::Stop {
+            tracing::info!("stopping");
+            return Ok(());
+        }
+    }
+}
+
+impl Broker {
+    fn new(
+        options: ServeOptions,
+        ffmpeg_versions: Vec<String>,
+        events: mpsc::Sender<Event>,
+    ) -> io::Result<Broker> {
+        let engine_count_max = options.engines.map_or_else(engines::processor_count, usize::from);
+        let mut instance = [0; 16];
+        rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
+        Ok(Broker {
+            engines: Engines::new(engine_count_max, options.cache_mib, events.clone()),
+            options,
+            ffmpeg_versions,
+            instance: u128::from_le_bytes(instance),
+            started: Instant::now(),
+            clients: BTreeMap::new(),
+            next_client: 0,
+            without_clients_since: Instant::now(),
+            had_clients: false,
+            catalog: Catalog::default(),
+            opens: HashMap::new(),
+            next_open: 0,
+            requests: Requests::default(),
+            queue: Queue::default(),
+            arenas: HashMap::new(),
+            next_arena: 0,
+            next_lease: 0,
+            helpers: HashMap::new(),
+            totals: Totals::default(),
+            events,
+        })
+    }
+
+    fn handle(&mut self, event: Event) -> Flow {
+        match event {
+            Event::Connected(stream) => self.connect(stream),
+            Event::Frame { key: PeerKey::Client(client), frame } => self.client_frame(client, frame),
+            Event::Frame { key: PeerKey::Engine(engine), frame } => self.engine_frame(engine, frame),
+            Event::Gone { key: PeerKey::Client(client), reason } => {
+                if let Some(reason) = reason {
+                    tracing::info!(client, %reason, "connection ended");
+                }
+                self.forget_client(client);
+            }
+            Event::Gone { key: PeerKey::Engine(engine), reason } => {
+                // Its end as a process is an event of its own; without a socket it is of no use.
+                tracing::debug!(engine = engine.0, ?reason, "engine closed its socket");
+                if let Some(engine) = self.engines.get_mut(engine) {
+                    engine.kill();
+                }
+            }
+            Event::Writable(PeerKey::Client(client)) => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.writable();
+                }
+            }
+            Event::Writable(PeerKey::Engine(engine)) => {
+                if let Some(engine) = self.engines.get_mut(engine) {
+                    engine.writable();
+                }
+            }
+            Event::EngineExited(engine) => self.engine_exited(engine),
+            Event::SourceChecked { open, checked } => self.source_checked(open, checked),
+            Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
+            Event::Stop => return Flow::Stop,
+        }
+        self.dispatch();
+        self.drop_broken_clients();
+        Flow::GoOn
+    }
+
+    fn connect(&mut self, stream: UnixStream) {
+        let identity = match peer_identity(&stream) {
+            Ok(identity) => identity,
+            Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
+        };
+        if self.options.private && identity.uid != rustix::process::getuid().as_raw() {
+            return tracing::warn!(uid = identity.uid, "refused: this daemon is private");
+        }
+        self.next_client += 1;
+        let (key, events) = (self.next_client, self.events.clone());
+        let quota_bytes = self.options.arena_quota_mib << 20;
+        let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
+            peer::Peer::start(PeerKey::Client(key), stream, events, Some(permits))
+        });
+        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
+        self.clients.insert(key, client);
+        self.had_clients = true;
+        self.totals.clients += 1;
+    }
+
+    fn client_frame(&mut self, key: u64, frame: Frame) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        if client.name.is_none() {
+            return self.greet(key, &frame);
+        }
+        let (kind, request_id) = (frame.header.kind, frame.header.request_id);
+        if request_id == 0 {
+            return match Notice::decode(kind, &frame.body) {
+                Ok(Some(notice)) => self.client_notice(key, notice),
+                Ok(None) => {}
+                Err(error) => self.break_off(key, &error.to_string()),
+            };
+        }
+        client.request_count += 1;
+        match Request::decode(kind, &frame.body) {
+            Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, frame.fds),
+            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, frame.fds),
+            Ok(Some(Request::Status)) => {
+                let status = Reply::Status(Box::new(self.status()));
+                if let Some(client) = self.clients.get_mut(&key) {
+                    client.reply(request_id, &status);
+                }
+            }
+            Ok(None) => self.fail(key, request_id, reply::unknown_kind(kind)),
+            Err(error) => self.fail(key, request_id, reply::invalid(error.to_string())),
+        }
+    }
+
+    fn greet(&mut self, key: u64, frame: &Frame) {
+        let hello = match Hello::from_bytes(&frame.body) {
+            Ok(hello) if frame.header.kind == kind::HELLO => hello,
+            Ok(_) => return self.break_off(key, "the first message is no Hello"),
+            Err(error) => return self.break_off(key, &error.to_string()),
+        };
+        let (daemon, ffmpeg) = (daemon_name(), self.ffmpeg_versions.join(", "));
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        if !client.greet(hello, self.instance, &daemon, &ffmpeg) {
+            self.break_off(key, "another version of the protocol");
+        }
+    }
+
+    fn client_notice(&mut self, key: u64, notice: Notice) {
+        match notice {
+            Notice::Release(leases) => self.release(key, &leases),
+            Notice::CloseSource(source) => {
+                let Some(client) = self.clients.get_mut(&key) else { return };
+                if let Some(opened) = client.sources.remove(&source) {
+                    self.catalog.release(opened.catalog, Instant::now());
+                }
+            }
+            Notice::Cancel(request_id) => {
+                if let Some(request) = self.requests.find(key, request_id) {
+                    self.fail_request(request, reply::cancelled());
+                }
+            }
+            // These are the daemon's to say.
+            Notice::ArenaGranted { .. } | Notice::ArenaRevoked(_) => {
+                self.break_off(key, "a notice that only the daemon sends");
+            }
+        }
+    }
+
+    fn fail(&mut self, client: u64, request_id: u64, error: WireError) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.fail(request_id, error);
+        }
+    }
+
+    /// Ends a connection that does not keep to the protocol.
+    fn break_off(&mut self, client: u64, reason: &str) {
+        tracing::info!(client, reason, "connection broken off");
+        self.forget_client(client);
+    }
+
+    fn drop_broken_clients(&mut self) {
+        let broken: Vec<u64> =
+            self.clients.iter().filter(|(_, client)| client.is_broken()).map(|(&key, _)| key).collect();
+        for client in broken {
+            self.forget_client(client);
+        }
+    }
+
+    /// Gives back everything that a client held. The only way in which a client ends.
+    fn forget_client(&mut self, key: u64) {
+        let Some(client) = self.clients.remove(&key) else { return };
+        tracing::debug!(client = key, "client gone");
+        self.forget_opens(key);
+        for request in self.requests.of_client(key) {
+            self.requests.remove(request);
+        }
+        self.forget_unwanted();
+        self.queue.forget_client(key);
+        let now = Instant::now();
+        for opened in client.sources.values() {
+            self.catalog.release(opened.catalog, now);
+        }
+        let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();
+        self.drop_arenas(&arenas);
+        self.without_clients_since = now;
+    }
+
+    fn drop_arenas(&mut self, arenas: &[ArenaKey]) {
+        for arena in arenas {
+            self.arenas.remove(arena);
+            self.engines.drop_arena(*arena);
+        }
+    }
+
+    fn now_millis(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let far = || Instant::now() + Duration::from_secs(3600);
+        let at = |millis| self.started.checked_add(Duration::from_millis(millis));
+        self.requests.next_deadline().and_then(at).unwrap_or_else(far)
+    }
+
+    /// Answers requests whose deadline has passed.
+    fn expire(&mut self) -> Flow {
+        let now_millis = self.now_millis();
+        while let Some(request) = self.requests.overdue(now_millis) {
+            self.fail_request(request, reply::deadline());
+        }
+        self.dispatch();
+        Flow::GoOn
+    }
+}
+
+fn daemon_name() -> String {
+    format!("reeld {}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,325 @@
+//! Handing jobs to engines, and what comes back: results, turns that are over, crashes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
+
+use reeld_protocol::Frame;
+use reeld_protocol::message::Message;
+
+use super::engines::{EngineKey, Running};
+use super::frames::arenas_of;
+use super::job::{Decode, Job, Task, User};
+use super::queue::Work as _;
+use super::{Broker, reply};
+use crate::link::{
+    EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
+};
+
+/// How often a job may crash an engine, or come back without anything done, before it is given up.
+const FAILURES_MAX: u8 = 1;
+
+impl Broker {
+    /// Gives idle engines what is next, and starts engines for work that finds none.
+    pub(super) fn dispatch(&mut self) {
+        if self.queue.len() == 0 {
+            return;
+        }
+        loop {
+            let pinned_counts = self.pinned_counts();
+            let engines = &self.engines;
+            let Some(job) = self.queue.pop(|job| engines.choose(job, &pinned_counts).is_some()) else {
+                break;
+            };
+            let Some(engine) = self.engines.choose(&job, &pinned_counts) else { break };
+            self.hand_over(engine, job);
+        }
+        let mut users: Vec<User> =
+            self.queue.iter().filter(|job| job.pinned.is_none()).map(|job| job.user).collect();
+        users.sort_unstable();
+        users.dedup();
+        for user in users {
+            if self.engines.may_start(user)
+                && let Err(error) = self.engines.start(user, Instant::now())
+            {
+                tracing::error!(%error, "an engine cannot be started");
+            }
+        }
+    }
+
+    /// Runs that were begun and wait for their next turn, by engine.
+    fn pinned_counts(&self) -> BTreeMap<EngineKey, usize> {
+        let mut counts = BTreeMap::new();
+        for pinned in self.queue.iter().filter_map(|job| job.pinned) {
+            *counts.entry(pinned).or_default() += 1;
+        }
+        counts
+    }
+
+    fn hand_over(&mut self, key: EngineKey, job: Job) {
+        let id = self.engines.next_job();
+        let Some(entry) = self.catalog.get(job.source) else {
+            // Its client closed the source with requests in flight.
+            return self.fail_pictures(&job, &EngineError::Media("the source was closed".into()));
+        };
+        let Some(engine) = self.engines.get_mut(key) else { return };
+        engine.introduce_source(job.source, entry.identity, &entry.fd);
+        let request = match &job.task {
+            Task::Probe { .. } => EngineRequest::Probe { job: id, source: job.source },
+            Task::Scan { stream, .. } => EngineRequest::Scan { job: id, source: job.source, stream: *stream },
+            Task::Decode(decode) => {
+                for arena in arenas_of(&decode.pictures) {
+                    if let Some(granted) = self.arenas.get(&arena) {
+                        engine.introduce_arena(arena, granted.bytes, &granted.fd);
+                    }
+                }
+                EngineRequest::Decode { job: id, run: job.run(decode) }
+            }
+        };
+        if let Task::Decode(decode) = &job.task {
+            self.totals.runs += 1;
+            for (picture, _) in &decode.pictures {
+                begin_writing(&mut self.clients, &self.requests, picture.id);
+            }
+        }
+        engine.begin(id, job, &request, Instant::now());
+    }
+
+    /// Lets pictures join the run of the same stretch that an engine is at. Those that it has passed by come
+    /// back as unfinished and are queued then.
+    pub(super) fn extend_running(&mut self, job: &Job, more: &Decode) -> bool {
+        let key = job.join_key();
+        if key.is_none() {
+            return false;
+        }
+        for (_, engine) in self.engines.iter_mut() {
+            let Some(running) = &mut engine.running else { continue };
+            if running.is_cancelled || running.job.join_key() != key {
+                continue;
+            }
+            let id = running.id;
+            let Task::Decode(decode) = &mut running.job.task else { continue };
+            if decode.pictures.len() + more.pictures.len() > WANTED_PER_MESSAGE_MAX {
+                continue;
+            }
+            decode.extend(&more.pictures);
+            for arena in arenas_of(&more.pictures) {
+                if let Some(granted) = self.arenas.get(&arena) {
+                    engine.introduce_arena(arena, granted.bytes, &granted.fd);
+                }
+            }
+            for (picture, _) in &more.pictures {
+                begin_writing(&mut self.clients, &self.requests, picture.id);
+            }
+            let wanted = more.pictures.iter().map(|(picture, _)| *picture).collect();
+            engine.send(&EngineRequest::Extend { job: id, wanted }, Vec::new());
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn engine_frame(&mut self, key: EngineKey, frame: Frame) {
+        let reply = match EngineReply::decode(frame.header.kind, &frame.body) {
+            Ok(Some(reply)) => reply,
+            Ok(None) | Err(_) => {
+                tracing::error!(engine = key.0, kind = frame.header.kind, "an engine talks nonsense");
+                if let Some(engine) = self.engines.get_mut(key) {
+                    engine.kill();
+                }
+                return;
+            }
+        };
+        let now = Instant::now();
+        match reply {
+            EngineReply::Ready { ffmpeg_versions } => {
+                self.ffmpeg_versions = ffmpeg_versions;
+                self.engines.ready(key, now);
+            }
+            EngineReply::Probed { job, media } => {
+                if let Some(running) = self.finish_job(key, job) {
+                    self.probed(running.job.source, media);
+                }
+            }
+            EngineReply::Scanned { job } => {
+                if let Some(running) = self.finish_job(key, job)
+                    && let Task::Scan { stream, .. } = running.job.task
+                {
+                    self.scanned(running.job.source, stream, frame.fds);
+                }
+            }
+            EngineReply::ScanYielded { job } => {
+                if let Some(mut running) = self.finish_job(key, job) {
+                    running.job.pinned = Some(key);
+                    self.queue.push(running.job);
+                }
+            }
+            EngineReply::JobFailed { job, error } => {
+                if let Some(running) = self.finish_job(key, job) {
+                    self.job_failed(&running.job, &error);
+                }
+            }
+            EngineReply::RunEnded { job, finished, failed, report } => {
+                if let Some(running) = self.finish_job(key, job) {
+                    self.run_ended(key, running, &finished, &failed, report);
+                }
+            }
+        }
+    }
+
+    fn finish_job(&mut self, key: EngineKey, job: JobId) -> Option<Running> {
+        let running = self.engines.get_mut(key)?.finish(job, Instant::now())?;
+        if !matches!(running.job.task, Task::Decode(_)) {
+            self.queue.charge(&running.job.waiters(), running.job.cost_pixels());
+        }
+        Some(running)
+    }
+
+    fn job_failed(&mut self, job: &Job, error: &EngineError) {
+        match &job.task {
+            Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, error),
+            Task::Decode(decode) => {
+                let label = self.label(job);
+                for (picture, _) in &decode.pictures {
+                    self.picture_failed(picture.id, error, &label);
+                }
+            }
+        }
+    }
+
+    fn run_ended(
+        &mut self,
+        key: EngineKey,
+        running: Running,
+        finished: &[WantedId],
+        failed: &[(WantedId, EngineError)],
+        report: EngineReport,
+    ) {
+        self.totals.pictures_decoded += report.pictures_decoded;
+        self.totals.cache_hits += report.cache_hits;
+        if let Some(engine) = self.engines.get_mut(key) {
+            engine.report = report;
+        }
+        let waiters = running.job.waiters();
+        let label = self.label(&running.job);
+        let Job { user, source, mut failure_count, task, .. } = running.job;
+        let Task::Decode(mut decode) = task else { return };
+        self.queue.charge(&waiters, decode.frame_pixels.saturating_mul(report.pictures_decoded));
+        if failed.iter().any(|(_, error)| *error == EngineError::SourceChanged) {
+            self.catalog.unshare(source);
+        }
+        // Only what the engine was asked for counts, and each picture once.
+        let mut open: HashSet<WantedId> = decode.pictures.iter().map(|(picture, _)| picture.id).collect();
+        for wanted in finished.iter().filter(|wanted| open.remove(wanted)) {
+            self.picture_finished(*wanted);
+        }
+        for (wanted, error) in failed.iter().filter(|(wanted, _)| open.remove(wanted)) {
+            self.picture_failed(*wanted, error, &label);
+        }
+        decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
+        let is_stalled = finished.is_empty() && report.pictures_decoded == 0 && report.cache_hits == 0;
+        failure_count = if is_stalled && !running.is_cancelled { failure_count + 1 } else { 0 };
+        self.requeue(key, Job { user, source, pinned: Some(key), failure_count, task: Task::Decode(decode) });
+    }
+
+    /// Queues what a run has left, for those who still want it.
+    fn requeue(&mut self, key: EngineKey, mut job: Job) {
+        let Task::Decode(decode) = &mut job.task else { return };
+        let mut left = Vec::with_capacity(decode.pictures.len());
+        for &(picture, waiter) in &decode.pictures {
+            if self.requests.is_wanted(picture.id) {
+                end_writing(&mut self.clients, &self.requests, picture.id);
+                left.push((picture, waiter));
+            } else {
+                self.settle(picture.id);
+            }
+        }
+        decode.pictures = left;
+        if decode.pictures.is_empty() {
+            return;
+        }
+        if job.failure_count > FAILURES_MAX {
+            tracing::error!(engine = key.0, "a run ends again and again without anything done");
+            let error = EngineError::Internal("the engine makes no headway".into());
+            return self.fail_pictures(&job, &error);
+        }
+        self.push_decode(job);
+    }
+
+    fn fail_pictures(&mut self, job: &Job, error: &EngineError) {
+        let label = self.label(job);
+        let Task::Decode(decode) = &job.task else { return };
+        for (picture, _) in &decode.pictures {
+            let Some(record) = self.requests.settle(picture.id) else { continue };
+            self.fail_request(record.request, reply::from_engine(error, &label));
+        }
+    }
+
+    /// An engine's process has ended: by our wish, by a crash, or killed by somebody.
+    pub(super) fn engine_exited(&mut self, key: EngineKey) {
+        let Some(mut engine) = self.engines.reap(key) else { return };
+        if let Some(running) = engine.running.take() {
+            self.totals.engine_crashes += 1;
+            let label = self.label(&running.job);
+            tracing::warn!(engine = key.0, label, "engine died at work");
+            let mut job = running.job;
+            job.pinned = None;
+            job.failure_count += 1;
+            match &job.task {
+                Task::Decode(decode) => {
+                    let wanted: Vec<WantedId> =
+                        decode.pictures.iter().map(|(picture, _)| picture.id).collect();
+                    self.pictures_crashed(&wanted, &label);
+                }
+                Task::Probe { .. } | Task::Scan { .. } if job.failure_count > FAILURES_MAX => {
+                    self.catalog_job_crashed(job.source);
+                }
+                Task::Probe { .. } | Task::Scan { .. } => {
+                    self.queue.push(job);
+                }
+            }
+        }
+        if self.engines.is_hopeless() {
+            self.give_up(engine.user);
+        }
+    }
+
+    /// Engines cannot be started: everything that waits for one fails.
+    fn give_up(&mut self, user: User) {
+        let reason = "decoding processes end as soon as they start; the daemon's log says why";
+        tracing::error!(uid = user.uid, "{reason}");
+        let error = EngineError::Internal(reason.into());
+        while let Some(job) = self.queue.pop(|job| job.user == user) {
+            match &job.task {
+                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, &error),
+                Task::Decode(_) => self.fail_pictures(&job, &error),
+            }
+        }
+    }
+
+    fn label(&self, job: &Job) -> String {
+        self.catalog.get(job.source).map_or_else(String::new, |entry| entry.label.clone())
+    }
+}
+
+fn begin_writing(
+    clients: &mut BTreeMap<u64, super::client::Client>,
+    requests: &super::requests::Requests,
+    wanted: WantedId,
+) {
+    if let Some(record) = requests.wanted(wanted)
+        && let Some(client) = clients.get_mut(&record.client)
+    {
+        client.memory.begin_writing(record.lease);
+    }
+}
+
+fn end_writing(
+    clients: &mut BTreeMap<u64, super::client::Client>,
+    requests: &super::requests::Requests,
+    wanted: WantedId,
+) {
+    if let Some(record) = requests.wanted(wanted)
+        && let Some(client) = clients.get_mut(&record.client)
+    {
+        client.memory.end_writing(record.lease);
+    }
+}

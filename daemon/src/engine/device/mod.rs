@@ -1,0 +1,108 @@
+//! What decodes samples, owns the pictures' memory and converts them: one implementation per kind of
+//! hardware, chosen when the engine starts.
+//!
+//! What does not live here: which samples to feed and which pictures to keep; that is `session`'s.
+
+pub mod cpu;
+
+use reeld_protocol::message::Dtype;
+
+use super::failure::Failure;
+use super::media::Rotation;
+use crate::ffi::{BestStream, MediaInput, Packet};
+
+/// A kind of hardware. An engine has exactly one.
+pub trait Device {
+    /// A decoded picture in the codec's own pixel format, in memory that this device can reach.
+    type Picture: Picture;
+    /// A live codec context.
+    type Decoder: Decoder<Picture = Self::Picture>;
+
+    /// A decoder for one stream of an open input.
+    fn open_decoder(
+        &mut self,
+        input: &MediaInput,
+        stream: BestStream,
+        thread_count: u16,
+    ) -> Result<Self::Decoder, Failure>;
+
+    /// Writes a picture as red, green, blue into `destination`, which is exactly as long as `look` needs.
+    /// Never reads from it.
+    fn convert(&mut self, picture: &Self::Picture, look: Look, destination: &mut [u8])
+    -> Result<(), Failure>;
+}
+
+/// A decoded picture.
+pub trait Picture {
+    /// When it is shown, in stream ticks.
+    fn pts_ticks(&self) -> i64;
+    /// How long, in stream ticks; 0 where unknown.
+    fn duration_ticks(&self) -> i64;
+    /// Memory that it keeps alive.
+    fn bytes(&self) -> usize;
+}
+
+/// A live codec context. The order of calls is FFmpeg's: receive until a sample is needed, then send one.
+pub trait Decoder {
+    /// What comes out.
+    type Picture;
+
+    /// Gives it a sample.
+    fn send(&mut self, packet: &Packet) -> Result<Sent, Failure>;
+    /// Says that no more samples come.
+    fn send_end(&mut self) -> Result<(), Failure>;
+    /// Asks for the next picture in presentation order.
+    fn receive(&mut self) -> Result<Received<Self::Picture>, Failure>;
+    /// Forgets everything, after a seek.
+    fn flush(&mut self);
+    /// How many pictures it may hold back before the first comes out.
+    fn held_back_count(&self) -> i64;
+}
+
+/// What a decoder answers when it is asked for a picture.
+pub enum Received<P> {
+    /// The next one.
+    Picture(P),
+    /// It needs another sample first.
+    NeedsSample,
+    /// All pictures are out.
+    End,
+}
+
+/// What a decoder answers when it is given a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It took it.
+    Accepted,
+    /// The bytes make no sense to it. Whether that is an error depends on what came before.
+    Invalid,
+}
+
+/// How a frame shall look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Look {
+    /// How pictures of this stream are turned.
+    pub rotation: Rotation,
+    /// Pixels after rotation.
+    pub width: u32,
+    /// Pixels after rotation.
+    pub height: u32,
+    /// Type of the values.
+    pub dtype: Dtype,
+}
+
+impl Look {
+    /// Bytes of one frame.
+    pub fn frame_bytes(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height) * 3 * self.dtype.bytes()
+    }
+
+    /// Refuses a picture whose size after rotation is not what there is room for.
+    pub fn check_size(&self, coded_size: (i32, i32)) -> Result<(), Failure> {
+        let (width, height) = self.rotation.apply(coded_size);
+        if (i64::from(width), i64::from(height)) == (i64::from(self.width), i64::from(self.height)) {
+            return Ok(());
+        }
+        Err(Failure::OtherSize { width, height, expected_width: self.width, expected_height: self.height })
+    }
+}

@@ -1,0 +1,248 @@
+//! The engine: a child process that decodes for one user, one thing at a time, in one thread. This file is
+//! its loop; the rooms behind it are `run` (one stretch of decoding), `session`, `media` (header and index),
+//! `device` (decoding and pixels), `picture_cache`, and what the broker has handed over: `sources`, `arenas`.
+//!
+//! What does not live here: any decision about clients. Who gets what, and in which order, is the broker's;
+//! the engine knows neither users nor paths nor leases.
+
+mod arenas;
+mod device;
+mod failure;
+mod mailbox;
+mod media;
+mod picture_cache;
+mod run;
+mod scans;
+mod session;
+mod sessions;
+mod sources;
+mod wanted;
+mod workshop;
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use reeld_protocol::SealedMemfd;
+
+use self::device::Device;
+use self::device::cpu::CpuDevice;
+use self::failure::Failure;
+use self::mailbox::{Letter, Mailbox, MailboxError};
+use self::media::{Scan, Scanned};
+use self::run::{Outcome, Progress, RunInProgress};
+use self::scans::Scans;
+use self::workshop::Workshop;
+use crate::ffi::{self, FfmpegError};
+use crate::link::{
+    CatalogId, EngineError, EngineReply, EngineRequest, JobId, Run, WANTED_PER_MESSAGE_MAX, WantedId,
+};
+use reeld_protocol::ids::StreamIndex;
+use reeld_protocol::metadata::MediaMetadata;
+
+/// How long a scan may read before others get their turn.
+const SCAN_TURN: Duration = Duration::from_millis(20);
+
+/// How often a run looks for messages: seldom enough to cost nothing, often enough to be stopped soon.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Bytes for the sentences of one reply: what the ids of a full run leave of a message body.
+const SENTENCES_BYTES_MAX: usize = 48 * 1024;
+
+/// The longest sentence.
+const SENTENCE_BYTES_MAX: usize = 240;
+
+/// What an engine is told when it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The most bytes of decoded pictures that are kept; 0 keeps none.
+    pub cache_bytes_max: usize,
+    /// The most decoders that are kept warm.
+    pub session_count_max: usize,
+    /// Lets FFmpeg write its own messages to standard error.
+    pub is_verbose: bool,
+}
+
+/// Serves the broker at the other end of `socket` until it goes away.
+pub fn serve(socket: OwnedFd, settings: Settings) -> Result<(), MailboxError> {
+    ffi::set_log_verbose(settings.is_verbose);
+    let mut mailbox = Mailbox::new(socket);
+    mailbox.send(&EngineReply::Ready { ffmpeg_versions: ffi::library_versions() }, None)?;
+    let mut engine =
+        Engine { workshop: Workshop::new(CpuDevice::default(), settings), scans: Scans::default() };
+    while let Some(letter) = mailbox.next()? {
+        engine.handle(&mut mailbox, letter)?;
+    }
+    Ok(())
+}
+
+struct Engine<D: Device> {
+    workshop: Workshop<D>,
+    scans: Scans,
+}
+
+impl<D: Device> Engine<D> {
+    fn handle(&mut self, mailbox: &mut Mailbox, (request, fd): Letter) -> Result<(), MailboxError> {
+        match request {
+            EngineRequest::AddSource { source, identity } => {
+                if let Some(file) = fd {
+                    self.workshop.sources.add(source, file, identity);
+                }
+            }
+            EngineRequest::DropSource(source) => {
+                self.workshop.forget(source);
+                self.workshop.sources.remove(source);
+                self.scans.drop_source(source);
+            }
+            EngineRequest::AddArena { arena, bytes } => {
+                if let Some(file) = fd
+                    && let Err(failure) = self.workshop.arenas.add(arena, file, bytes)
+                {
+                    tracing::error!("arena {}: {failure}", arena.0);
+                }
+            }
+            EngineRequest::DropArena(arena) => self.workshop.arenas.remove(arena),
+            EngineRequest::Probe { job, source } => {
+                let probed = self.guard(|engine| engine.probe(source));
+                let reply = probed.map(|media| (EngineReply::Probed { job, media }, None));
+                send_or_fail(mailbox, job, reply)?;
+            }
+            EngineRequest::Scan { job, source, stream } => {
+                let scanned = self.guard(|engine| engine.scan(job, source, stream));
+                send_or_fail(mailbox, job, scanned)?;
+            }
+            EngineRequest::Decode { job, run } => self.decode(mailbox, job, run)?,
+            EngineRequest::Cancel(job) => self.scans.cancel(job),
+            // The run has ended before this came; its answer has said so.
+            EngineRequest::Extend { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self, source: CatalogId) -> Result<MediaMetadata, Failure> {
+        self.workshop.sources.check_unchanged(source)?;
+        Ok(media::probe(self.workshop.sources.input(source)?))
+    }
+
+    fn scan(
+        &mut self,
+        job: JobId,
+        source: CatalogId,
+        stream: StreamIndex,
+    ) -> Result<(EngineReply, Option<OwnedFd>), Failure> {
+        let mut scan = match self.scans.take(source, stream) {
+            Some(scan) => scan,
+            None => Scan::new(self.workshop.sources.take_input(source)?, stream.0 as usize)?,
+        };
+        match scan.step(Instant::now() + SCAN_TURN)? {
+            Scanned::Yielded => {
+                self.scans.keep(job, source, stream, scan);
+                Ok((EngineReply::ScanYielded { job }, None))
+            }
+            Scanned::Finished(index) => {
+                self.workshop.sources.check_unchanged(source)?;
+                let memory = SealedMemfd::new("reeld-index", &index.to_bytes())
+                    .map_err(|error| FfmpegError::from_io("hand over the index", &error))?;
+                Ok((EngineReply::Scanned { job }, Some(memory.into_fd())))
+            }
+        }
+    }
+
+    fn decode(&mut self, mailbox: &mut Mailbox, job: JobId, run: Run) -> Result<(), MailboxError> {
+        let ids: Vec<WantedId> = run.wanted.iter().map(|wanted| wanted.id).collect();
+        let mut mail = Ok(());
+        let decoded = self.guard(|engine| {
+            let mut progress = RunInProgress::new(&mut engine.workshop, run)?;
+            mail = engine.drive(mailbox, job, &mut progress);
+            Ok(progress.end(&mut engine.workshop))
+        });
+        mail?;
+        let outcome = decoded.unwrap_or_else(|failure| Outcome {
+            finished: Vec::new(),
+            failed: ids.into_iter().map(|id| (id, failure.clone())).collect(),
+        });
+        let report = self.workshop.report();
+        let failed = reports(&outcome.failed);
+        mailbox.send(&EngineReply::RunEnded { job, finished: outcome.finished, failed, report }, None)
+    }
+
+    /// Goes on with a run until it ends, taking in what concerns it on the way.
+    fn drive(
+        &mut self,
+        mailbox: &mut Mailbox,
+        job: JobId,
+        progress: &mut RunInProgress<D>,
+    ) -> Result<(), MailboxError> {
+        let mut last_poll = Instant::now();
+        loop {
+            if progress.step(&mut self.workshop) == Progress::Ended {
+                return Ok(());
+            }
+            if last_poll.elapsed() < POLL_INTERVAL {
+                continue;
+            }
+            last_poll = Instant::now();
+            for request in mailbox.take_if(|request| concerns(request, job))? {
+                match request {
+                    EngineRequest::Extend { wanted, .. } => progress.extend(wanted),
+                    EngineRequest::Cancel(_) => return Ok(()),
+                    EngineRequest::AddSource { .. }
+                    | EngineRequest::DropSource(_)
+                    | EngineRequest::AddArena { .. }
+                    | EngineRequest::DropArena(_)
+                    | EngineRequest::Probe { .. }
+                    | EngineRequest::Scan { .. }
+                    | EngineRequest::Decode { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Turns a panic into a failure of this one job. Nothing half-done is kept.
+    fn guard<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        let caught = catch_unwind(AssertUnwindSafe(|| work(self)));
+        caught.unwrap_or_else(|payload| {
+            self.workshop.forget_all();
+            Err(Failure::Panic(panic_message(payload.as_ref())))
+        })
+    }
+}
+
+fn concerns(request: &EngineRequest, current: JobId) -> bool {
+    match request {
+        EngineRequest::Extend { job, .. } | EngineRequest::Cancel(job) => *job == current,
+        EngineRequest::AddSource { .. }
+        | EngineRequest::DropSource(_)
+        | EngineRequest::AddArena { .. }
+        | EngineRequest::DropArena(_)
+        | EngineRequest::Probe { .. }
+        | EngineRequest::Scan { .. }
+        | EngineRequest::Decode { .. } => false,
+    }
+}
+
+fn send_or_fail(
+    mailbox: &mut Mailbox,
+    job: JobId,
+    reply: Result<(EngineReply, Option<OwnedFd>), Failure>,
+) -> Result<(), MailboxError> {
+    match reply {
+        Ok((reply, fd)) => mailbox.send(&reply, fd),
+        Err(failure) => {
+            let error = failure.report(SENTENCE_BYTES_MAX);
+            mailbox.send(&EngineReply::JobFailed { job, error }, None)
+        }
+    }
+}
+
+/// Sentences are cut so that the reply fits into one message, however many pictures failed.
+fn reports(failed: &[(WantedId, Failure)]) -> Vec<(WantedId, EngineError)> {
+    let sentence_bytes = (SENTENCES_BYTES_MAX / failed.len().max(1)).min(SENTENCE_BYTES_MAX);
+    failed.iter().map(|(id, failure)| (*id, failure.report(sentence_bytes))).collect()
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".to_owned())
+}

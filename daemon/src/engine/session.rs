@@ -1,0 +1,434 @@
+//! One live codec context, kept warm at its position in a stream. A session moves forward sample by sample;
+//! it knows what it can still reach that way and what needs a seek.
+//!
+//! What does not live here: the list of what is wanted, and conversion; see `wanted` and `run`.
+
+use reeld_protocol::metadata::Rational;
+
+use super::device::{Decoder, Device, Picture, Received, Sent};
+use super::failure::Failure;
+use super::media::{self, Rotation};
+use super::wanted::{self, Shown};
+use crate::ffi::{MediaInput, Packet};
+use crate::link::{RunStart, Target};
+
+/// The MPEG program stream demuxer starts in the middle of samples after a seek.
+const MISALIGNED_FORMAT: &str = "mpeg";
+
+/// A demuxer and a decoder of one stream, and where they are.
+pub struct Session<D: Device> {
+    input: MediaInput,
+    decoder: D::Decoder,
+    packet: Packet,
+    stream: usize,
+    facts: StreamFacts,
+    position: Position,
+    /// Present from a seek until it is known to have led to the right place.
+    landing: Option<Landing>,
+    is_misaligned_after_seek: bool,
+    /// True from a seek to the first sample that the decoder takes, for the format above.
+    may_be_misaligned: bool,
+}
+
+/// What does not change while a stream is read.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamFacts {
+    /// Length of a tick in seconds.
+    pub time_base: Rational,
+    /// How its pictures are turned.
+    pub rotation: Rotation,
+    start_ticks: i64,
+    frames_per_second: Option<f64>,
+}
+
+/// One step forward.
+pub enum Step<P> {
+    /// The next picture in presentation order, and when it is shown.
+    Picture(P, Shown),
+    /// The decoder took a sample and has no picture yet.
+    Fed,
+    /// The stream is over.
+    End,
+}
+
+/// Where a session is.
+#[derive(Clone, Copy, Debug)]
+enum Position {
+    /// Nowhere: just opened, or at the end. Only a seek leads out.
+    Unset,
+    /// On its way.
+    Live(Way),
+}
+
+/// What happened since the last seek.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Way {
+    /// The tick that was sought: decoding began at or before it.
+    origin: i64,
+    /// The latest keyframe whose sample the decoder has.
+    keyframe: Option<i64>,
+    /// The last picture that came out.
+    last: Option<Shown>,
+    /// The largest pts that came out; the last one's, except in streams with broken times.
+    pts_max: i64,
+    /// The largest end of the pictures that came out.
+    end_max: i64,
+    /// No samples are left to feed.
+    is_draining: bool,
+}
+
+impl<D: Device> Session<D> {
+    /// Opens a decoder on a freshly opened input.
+    pub fn open(
+        device: &mut D,
+        mut input: MediaInput,
+        stream: usize,
+        thread_count: u16,
+    ) -> Result<Self, Failure> {
+        let description = input.stream(stream).ok_or(Failure::NoSuchStream { stream })?;
+        let codec = description.codec_name();
+        let facts = StreamFacts::new(&input, stream)?;
+        let best = input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
+        let decoder = device.open_decoder(&input, best, thread_count)?;
+        input.keep_only(stream);
+        let is_misaligned_after_seek = input.format_name() == MISALIGNED_FORMAT;
+        Ok(Session {
+            input,
+            decoder,
+            packet: Packet::new()?,
+            stream,
+            facts,
+            position: Position::Unset,
+            landing: None,
+            is_misaligned_after_seek,
+            may_be_misaligned: false,
+        })
+    }
+
+    /// What does not change.
+    pub fn facts(&self) -> StreamFacts {
+        self.facts
+    }
+
+    /// True if going forward leads to `target` and is no detour compared with a seek.
+    pub fn is_before(&self, start: RunStart, target: Target) -> bool {
+        let Position::Live(way) = self.position else {
+            return false;
+        };
+        if !way.has_not_passed(target, self.facts.time_base) {
+            return false;
+        }
+        match start {
+            RunStart::Keyframe(keyframe) => way.is_at(keyframe),
+            RunStart::Demuxer => self.is_nearer_than_seek(way, wanted::cursor(target, self.facts.time_base)),
+        }
+    }
+
+    /// The last picture that came out, for choosing the nearest of several sessions.
+    pub fn last_pts(&self) -> Option<i64> {
+        match self.position {
+            Position::Unset => None,
+            Position::Live(way) => way.last.map(|last| last.pts),
+        }
+    }
+
+    /// Goes to where decoding for `target` begins.
+    pub fn seek(&mut self, start: RunStart, target: Target) -> Result<(), Failure> {
+        let cursor = wanted::cursor(target, self.facts.time_base);
+        let (origin, keyframe) = match start {
+            RunStart::Keyframe(keyframe) => (keyframe, Some(keyframe)),
+            RunStart::Demuxer => (cursor, None),
+        };
+        self.go_to(origin)?;
+        self.position = Position::Live(Way::from(origin));
+        self.landing = Some(Landing { origin, cursor, keyframe, attempt: 0, has_begun: false });
+        Ok(())
+    }
+
+    /// Goes one step forward. After an error the session is of no more use.
+    pub fn step(&mut self) -> Result<Step<D::Picture>, Failure> {
+        let Position::Live(mut way) = self.position else {
+            return Ok(Step::End);
+        };
+        match self.decoder.receive()? {
+            Received::Picture(picture) => {
+                let shown = way.show(picture.pts_ticks(), picture.duration_ticks());
+                if self.landing.is_some_and(|landing| landing.is_missed_by(shown)) && self.land_earlier() {
+                    return Ok(Step::Fed);
+                }
+                self.landing = None;
+                self.position = Position::Live(way);
+                Ok(Step::Picture(picture, shown))
+            }
+            Received::NeedsSample if !way.is_draining => {
+                self.feed(&mut way)?;
+                Ok(Step::Fed)
+            }
+            Received::NeedsSample | Received::End => {
+                if self.landing.is_some() && self.land_earlier() {
+                    return Ok(Step::Fed);
+                }
+                self.position = Position::Unset;
+                Ok(Step::End)
+            }
+        }
+    }
+
+    fn feed(&mut self, way: &mut Way) -> Result<(), Failure> {
+        if !self.read_own_sample()? {
+            way.is_draining = true;
+            self.position = Position::Live(*way);
+            return self.decoder.send_end();
+        }
+        match self.landing.as_mut().map(|landing| landing.judge(&self.packet)) {
+            Some(Verdict::TooEarly) => return Ok(()),
+            Some(Verdict::TooLate) if self.land_earlier() => return Ok(()),
+            Some(Verdict::TooLate | Verdict::Right) | None => {}
+        }
+        match self.decoder.send(&self.packet)? {
+            Sent::Accepted => self.may_be_misaligned = false,
+            Sent::Invalid if self.may_be_misaligned => return Ok(()),
+            Sent::Invalid => return Err(crate::ffi::Decoder::invalid_sample().into()),
+        }
+        if self.packet.is_keyframe() && !self.packet.is_discarded() {
+            let pts = self.packet.pts_or_dts();
+            way.keyframe = Some(way.keyframe.map_or(pts, |keyframe| keyframe.max(pts)));
+        }
+        self.position = Position::Live(*way);
+        Ok(())
+    }
+
+    /// False at the end of the file.
+    fn read_own_sample(&mut self) -> Result<bool, Failure> {
+        while self.input.read(&mut self.packet)? {
+            if self.packet.stream_index() == self.stream {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Seeks once more, to an earlier point. False where there is none left.
+    fn land_earlier(&mut self) -> bool {
+        while let Some(landing) = self.landing.as_mut() {
+            let Some(point) = landing.next_point(self.facts) else {
+                self.landing = None;
+                return false;
+            };
+            let origin = landing.origin;
+            // A container may refuse a point before its begin; then the next attempt is made.
+            if self.go_to(point).is_ok() {
+                self.position = Position::Live(Way::from(origin));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn go_to(&mut self, ticks: i64) -> Result<(), Failure> {
+        self.position = Position::Unset;
+        self.input.seek(self.stream, ticks)?;
+        self.decoder.flush();
+        self.may_be_misaligned = self.is_misaligned_after_seek;
+        Ok(())
+    }
+
+    /// Without an index of ours, the container's own tells whether a keyframe lies between here and there. If
+    /// one does, a seek pays off unless it is nearer than what a seek would throw away. TorchCodec's rule.
+    fn is_nearer_than_seek(&self, way: Way, cursor: i64) -> bool {
+        let here = way.last.map_or(way.origin, |last| last.pts);
+        if cursor < here {
+            return false;
+        }
+        let marks =
+            (self.input.keyframe_mark(self.stream, here), self.input.keyframe_mark(self.stream, cursor));
+        match marks {
+            (Some(mark_here), Some(mark_there)) if mark_here == mark_there => true,
+            (Some(_), Some(_)) => self
+                .facts
+                .frame_count_between(here, cursor)
+                .is_some_and(|count| count <= self.decoder.held_back_count()),
+            (None, _) | (_, None) => false,
+        }
+    }
+}
+
+impl StreamFacts {
+    /// Reads them from the header.
+    pub fn new(input: &MediaInput, stream: usize) -> Result<Self, Failure> {
+        let description = input.stream(stream).ok_or(Failure::NoSuchStream { stream })?;
+        let time_base = description.time_base();
+        Ok(StreamFacts {
+            time_base,
+            rotation: Rotation::from_degrees(description.rotation_degrees()),
+            start_ticks: description.start_ticks().unwrap_or(0),
+            frames_per_second: media::frames_per_second(description),
+        })
+    }
+
+    /// An estimate; none where the header has no frame rate.
+    fn frame_count_between(&self, here: i64, there: i64) -> Option<i64> {
+        let frames_per_second = self.frames_per_second?;
+        let frame_at =
+            |ticks| ((self.time_base.seconds(ticks) - self.begin_seconds) * frames_per_second).floor() as i64;
+        Some(frame_at(there).saturating_sub(frame_at(here)))
+    }
+}
+
+/// A seek that is not yet known to have led to the right place. Demuxers overshoot: MPEG-TS seeks by decoding
+/// times, and any container may call a picture a keyframe from which a decoder recovers only later. Then the
+/// first picture that comes out lies behind the one that is wanted, and an earlier point is tried.
+#[derive(Clone, Copy, Debug)]
+struct Landing {
+    /// The tick that was sought first.
+    origin: i64,
+    /// What the seek is for.
+    cursor: i64,
+    /// The keyframe that must not be passed, if it is known.
+    keyframe: Option<i64>,
+    /// How many other points were tried.
+    attempt: usize,
+    /// A keyframe's sample was found after the seek.
+    has_begun: bool,
+}
+
+/// What a sample says about the seek before it.
+enum Verdict {
+    /// Decoding cannot begin here. Skipped, as it would only bring broken pictures.
+    TooEarly,
+    /// The keyframe was passed.
+    TooLate,
+    /// Decoding goes on.
+    Right,
+}
+
+impl Landing {
+    /// Seconds before the origin that are tried, one after the other. Steps of four: the usual overshoot is a
+    /// few frames, the usual distance of keyframes below ten seconds.
+    const STEPS_BACK_SECONDS: [f64; 3] = [1.0, 4.0, 16.0];
+
+    fn judge(&mut self, packet: &Packet) -> Verdict {
+        if self.has_begun {
+            return Verdict::Right;
+        }
+        if !packet.is_keyframe() {
+            return Verdict::TooEarly;
+        }
+        if self.keyframe.is_some_and(|keyframe| packet.pts_or_dts() > keyframe) {
+            return Verdict::TooLate;
+        }
+        self.has_begun = true;
+        Verdict::Right
+    }
+
+    /// True if the first picture lies behind what is wanted.
+    fn is_missed_by(&self, first: Shown) -> bool {
+        first.pts > self.cursor
+    }
+
+    /// The next point to try; none once the stream's begin was tried.
+    fn next_point(&mut self, facts: StreamFacts) -> Option<i64> {
+        let point = |attempt: usize| {
+            let seconds = attempt.checked_sub(1).and_then(|step| Self::STEPS_BACK_SECONDS.get(step));
+            self.origin.saturating_sub(seconds.map_or(0, |seconds| facts.time_base.nearest_ticks(*seconds)))
+        };
+        let last = Self::STEPS_BACK_SECONDS.len() + 1;
+        let was_at_begin = self.attempt > 0 && point(self.attempt) < facts.start_ticks;
+        if self.attempt == last || was_at_begin {
+            return None;
+        }
+        self.attempt += 1;
+        self.has_begun = false;
+        let before_begin = facts.start_ticks.saturating_sub(facts.time_base.nearest_ticks(1.0));
+        Some(if self.attempt == last { self.origin.min(before_begin) } else { point(self.attempt) })
+    }
+}
+
+impl Way {
+    fn from(origin: i64) -> Way {
+        Way { origin, keyframe: None, last: None, pts_max: i64::MIN, end_max: i64::MIN, is_draining: false }
+    }
+
+    fn show(&mut self, pts: i64, duration: i64) -> Shown {
+        let shown = Shown { pts, duration, earlier_end: self.end_max };
+        self.last = Some(shown);
+        self.pts_max = self.pts_max.max(pts);
+        self.end_max = self.end_max.max(shown.end());
+        shown
+    }
+
+    /// True while no picture came out that `target` could mean, or that lies behind it.
+    fn has_not_passed(&self, target: Target, time_base: Rational) -> bool {
+        self.last.is_none()
+            || match target {
+                Target::AtOrAfter(pts) => self.pts_max < pts,
+                Target::PlayedAt(seconds) => {
+                    time_base.seconds(self.pts_max) <= seconds && time_base.seconds(self.end_max) <= seconds
+                }
+            }
+    }
+
+    /// True if going forward from here passes all pictures after `keyframe` that did not come out yet, and
+    /// few before it: at most those that the decoder holds back.
+    fn is_at(&self, keyframe: i64) -> bool {
+        if self.last.is_some_and(|last| last.pts >= keyframe) {
+            return true;
+        }
+        let has_keyframe = self.keyframe.is_some_and(|fed| fed >= keyframe);
+        let is_next = self.last.is_some_and(|last| last.end() >= keyframe);
+        self.origin == keyframe || (self.origin < keyframe && (has_keyframe || is_next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME_BASE: Rational = Rational { numerator: 1, denominator: 10 };
+
+    fn way(origin: i64, keyframe: Option<i64>, shown: &[(i64, i64)]) -> Way {
+        let mut way = Way { keyframe, ..Way::from(origin) };
+        for &(pts, duration) in shown {
+            way.show(pts, duration);
+        }
+        way
+    }
+
+    #[test]
+    fn fresh_way_has_passed_nothing() {
+        assert!(way(20, None, &[]).has_not_passed(Target::AtOrAfter(20), TIME_BASE));
+        assert!(way(20, None, &[]).is_at(20));
+    }
+
+    #[test]
+    fn shown_picture_is_passed_and_the_next_is_not() {
+        let way = way(0, Some(0), &[(0, 5), (5, 5)]);
+        assert!(!way.has_not_passed(Target::AtOrAfter(5), TIME_BASE));
+        assert!(way.has_not_passed(Target::AtOrAfter(6), TIME_BASE));
+        assert!(!way.has_not_passed(Target::PlayedAt(0.9), TIME_BASE));
+        assert!(way.has_not_passed(Target::PlayedAt(1.0), TIME_BASE));
+    }
+
+    #[test]
+    fn broken_times_count_as_passed() {
+        let way = way(0, Some(0), &[(0, 5), (20, 5), (10, 5)]);
+        assert!(!way.has_not_passed(Target::AtOrAfter(15), TIME_BASE));
+    }
+
+    #[test]
+    fn last_picture_before_a_keyframe_leads_on_to_it() {
+        assert!(way(0, Some(0), &[(0, 5), (5, 5)]).is_at(10));
+        assert!(!way(0, Some(0), &[(0, 5)]).is_at(10));
+    }
+
+    #[test]
+    fn keyframe_that_the_decoder_holds_is_reached_without_a_seek() {
+        assert!(way(0, Some(30), &[(0, 5)]).is_at(30));
+    }
+
+    #[test]
+    fn way_that_began_after_a_keyframe_does_not_lead_to_it() {
+        // The decoder has a later keyframe and has shown nothing: pictures after the earlier one are lost.
+        assert!(!way(40, Some(40), &[]).is_at(30));
+    }
+}

@@ -1,0 +1,89 @@
+//! The sessions that are kept warm: a bounded set, from which a run takes the nearest one.
+//!
+//! What does not live here: opening and moving sessions; see `session`.
+
+use reeld_protocol::ids::StreamIndex;
+
+use super::device::Device;
+use super::session::Session;
+use crate::link::{CatalogId, RunStart, Target};
+
+/// Sessions of one stream. Two let a random reader not disturb a sequential one; each costs 6 MB at 720p.
+const SESSIONS_PER_STREAM_MAX: usize = 2;
+
+/// The stream and manner of decoding that a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionKey {
+    /// The file.
+    pub source: CatalogId,
+    /// Its stream.
+    pub stream: StreamIndex,
+    /// Codec threads.
+    pub thread_count: u16,
+}
+
+/// Warm sessions. One that is in use is not among them.
+pub struct Sessions<D: Device> {
+    /// The least recently used first.
+    kept: Vec<Kept<D>>,
+    count_max: usize,
+}
+
+struct Kept<D: Device> {
+    key: SessionKey,
+    session: Session<D>,
+    /// Its run has only yielded: it will come back for what is left.
+    is_awaited: bool,
+}
+
+impl<D: Device> Sessions<D> {
+    /// Keeps at most `count_max`, at least one.
+    pub fn new(count_max: usize) -> Self {
+        Sessions { kept: Vec::new(), count_max: count_max.max(1) }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Takes the session from which the way to `target` is shortest; else one of the stream to seek with, if
+    /// no more may be opened. None means: open one.
+    pub fn take(&mut self, key: SessionKey, start: RunStart, target: Target) -> Option<Session<D>> {
+        let nearest =
+            self.positions(key).filter(|&position| self.kept[position].session.is_before(start, target));
+        let nearest = nearest.max_by_key(|&position| self.kept[position].session.last_pts());
+        let position = nearest.or_else(|| self.position_to_seek_with(key))?;
+        Some(self.kept.remove(position).session)
+    }
+
+    /// Keeps a session after its run. `is_awaited` says that the run is not finished.
+    pub fn keep(&mut self, key: SessionKey, session: Session<D>, is_awaited: bool) {
+        if self.kept.len() >= self.count_max {
+            let position = self.kept.iter().position(|kept| !kept.is_awaited).unwrap_or(0);
+            self.kept.remove(position);
+        }
+        self.kept.push(Kept { key, session, is_awaited });
+    }
+
+    /// Closes the sessions of a source.
+    pub fn drop_source(&mut self, source: CatalogId) {
+        self.kept.retain(|kept| kept.key.source != source);
+    }
+
+    /// Closes all.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+    }
+
+    fn positions(&self, key: SessionKey) -> impl Iterator<Item = usize> {
+        self.kept.iter().enumerate().filter(move |(_, kept)| kept.key == key).map(|(position, _)| position)
+    }
+
+    fn position_to_seek_with(&self, key: SessionKey) -> Option<usize> {
+        if self.positions(key).count() < SESSIONS_PER_STREAM_MAX {
+            return None;
+        }
+        self.positions(key).find(|&position| !self.kept[position].is_awaited).or(self.positions(key).next())
+    }
+}

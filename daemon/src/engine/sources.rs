@@ -1,0 +1,114 @@
+//! The files that this engine may read: their descriptors, what they were when they were opened, and inputs
+//! that are open already.
+//!
+//! What does not live here: paths, and the decision how long a file is of interest; the broker's.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::failure::Failure;
+use super::session::StreamFacts;
+use crate::ffi::{Deadline, FfmpegError, MediaInput};
+use crate::link::{CatalogId, FileIdentity};
+
+/// The longest that FFmpeg may look for streams in a file. It reads 5 MB at most, but from a slow or hostile
+/// file system that can take for ever.
+const OPEN_SECONDS_MAX: u64 = 30;
+
+/// All files that the broker has named.
+#[derive(Default)]
+pub struct Sources {
+    sources: HashMap<CatalogId, Source>,
+}
+
+struct Source {
+    file: OwnedFd,
+    identity: FileIdentity,
+    /// Opened, but nothing was read from it: the next session or scan takes it.
+    fresh_input: Option<MediaInput>,
+    facts: HashMap<usize, StreamFacts>,
+}
+
+impl Sources {
+    /// One more file.
+    pub fn add(&mut self, id: CatalogId, file: OwnedFd, identity: FileIdentity) {
+        self.sources.insert(id, Source { file, identity, fresh_input: None, facts: HashMap::new() });
+    }
+
+    /// Closes a file. Sessions have their own descriptors.
+    pub fn remove(&mut self, id: CatalogId) {
+        self.sources.remove(&id);
+    }
+
+    /// An open input, to be looked at. It stays fresh.
+    pub fn input(&mut self, id: CatalogId) -> Result<&MediaInput, Failure> {
+        self.source(id)?.fresh_input()
+    }
+
+    /// An open input that nobody has read from, to be owned.
+    pub fn take_input(&mut self, id: CatalogId) -> Result<MediaInput, Failure> {
+        let source = self.source(id)?;
+        match source.fresh_input.take() {
+            Some(input) => Ok(input),
+            None => source.open(),
+        }
+    }
+
+    /// What does not change in a stream.
+    pub fn facts(&mut self, id: CatalogId, stream: usize) -> Result<StreamFacts, Failure> {
+        let source = self.source(id)?;
+        if let Some(facts) = source.facts.get(&stream) {
+            return Ok(*facts);
+        }
+        let facts = StreamFacts::new(source.fresh_input()?, stream)?;
+        source.facts.insert(stream, facts);
+        Ok(facts)
+    }
+
+    /// Refuses a file that was changed since the broker looked at it.
+    pub fn check_unchanged(&mut self, id: CatalogId) -> Result<(), Failure> {
+        let source = self.source(id)?;
+        if identity_of(source.file.as_fd())? == source.identity {
+            Ok(())
+        } else {
+            Err(Failure::SourceChanged)
+        }
+    }
+
+    fn source(&mut self, id: CatalogId) -> Result<&mut Source, Failure> {
+        self.sources.get_mut(&id).ok_or(Failure::UnknownSource(id))
+    }
+}
+
+impl Source {
+    fn fresh_input(&mut self) -> Result<&MediaInput, Failure> {
+        let input = match self.fresh_input.take() {
+            Some(input) => input,
+            None => self.open()?,
+        };
+        Ok(self.fresh_input.insert(input))
+    }
+
+    fn open(&self) -> Result<MediaInput, Failure> {
+        let file = self.file.try_clone().map_err(|error| FfmpegError::from_io("open the file", &error))?;
+        let deadline = Deadline::default();
+        deadline.set(Some(Instant::now() + Duration::from_secs(OPEN_SECONDS_MAX)));
+        let input = MediaInput::open(file, &deadline)?;
+        deadline.set(None);
+        Ok(input)
+    }
+}
+
+fn identity_of(file: BorrowedFd<'_>) -> Result<FileIdentity, Failure> {
+    let stat =
+        rustix::fs::fstat(file).map_err(|error| FfmpegError::from_io("look at the file", &error.into()))?;
+    let nanos = |seconds: i64, nanos: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    Ok(FileIdentity {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
+        modified_nanos: nanos(stat.st_mtime, stat.st_mtime_nsec),
+        changed_nanos: nanos(stat.st_ctime, stat.st_ctime_nsec),
+    })
+}

@@ -1,0 +1,67 @@
+//! All that an engine works with, apart from its messages: files, arenas, warm sessions, cached pictures and
+//! the device.
+//!
+//! What does not live here: order. What is done when is decided by the loop in `mod.rs`.
+
+use super::Settings;
+use super::arenas::Arenas;
+use super::device::{Device, Look};
+use super::picture_cache::PictureCache;
+use super::sessions::Sessions;
+use super::sources::Sources;
+use crate::link::{CatalogId, EngineReport};
+
+/// The tools and the material.
+pub struct Workshop<D: Device> {
+    /// What decodes and converts.
+    pub device: D,
+    /// The files.
+    pub sources: Sources,
+    /// Where frames go.
+    pub arenas: Arenas,
+    /// Decoders that are kept warm.
+    pub sessions: Sessions<D>,
+    /// Pictures that were decoded before.
+    pub cache: PictureCache<D::Picture, Look>,
+    /// Pictures that decoders put out since the last report.
+    pub pictures_decoded: u64,
+    /// Wanted pictures that came from the cache since the last report.
+    pub cache_hits: u64,
+}
+
+impl<D: Device> Workshop<D> {
+    /// With nothing in it.
+    pub fn new(device: D, settings: Settings) -> Self {
+        Workshop {
+            device,
+            sources: Sources::default(),
+            arenas: Arenas::default(),
+            sessions: Sessions::new(settings.session_count_max),
+            cache: PictureCache::new(settings.cache_bytes_max),
+            pictures_decoded: 0,
+            cache_hits: 0,
+        }
+    }
+
+    /// What was done since the last report, and what is held now.
+    pub fn report(&mut self) -> EngineReport {
+        EngineReport {
+            pictures_decoded: std::mem::take(&mut self.pictures_decoded),
+            cache_hits: std::mem::take(&mut self.cache_hits),
+            session_count: self.sessions.count() as u64,
+            cache_bytes: self.cache.bytes() as u64,
+        }
+    }
+
+    /// Forgets everything that was made from a file.
+    pub fn forget(&mut self, source: CatalogId) {
+        self.sessions.drop_source(source);
+        self.cache.drop_source(source);
+    }
+
+    /// Forgets everything that was made from any file: after a panic nothing half-done may remain.
+    pub fn forget_all(&mut self) {
+        self.sessions.clear();
+        self.cache.clear();
+    }
+}

@@ -1,0 +1,134 @@
+//! One live codec context: samples in, pictures out.
+//!
+//! What does not live here: reading samples and choosing among pictures; that is `engine::session`.
+
+use std::ptr::{self, NonNull};
+
+use ffmpeg_next::ffi as sys;
+
+use super::error::{FfmpegError, check};
+use super::input::{BestStream, MediaInput};
+use super::packet::Packet;
+use super::picture::Picture;
+
+/// A decoder of one video stream.
+pub struct Decoder {
+    context: NonNull<sys::AVCodecContext>,
+    // Kept between calls that yield no picture, which are about half of them.
+    spare: Option<Picture>,
+}
+
+/// What a decoder answers when it is asked for a picture.
+pub enum Received {
+    /// The next picture in presentation order.
+    Picture(Picture),
+    /// It needs another sample first.
+    NeedsSample,
+    /// All pictures are out.
+    End,
+}
+
+impl Decoder {
+    /// A decoder for the stream, as FFmpeg chose it.
+    pub fn open(input: &MediaInput, best: BestStream, thread_count: u16) -> Result<Self, FfmpegError> {
+        let stream = input
+            .stream(best.index)
+            .ok_or_else(|| FfmpegError::new("find the stream", sys::AVERROR(libc::EINVAL)))?;
+        // SAFETY: codecs are static.
+        let context = unsafe { sys::avcodec_alloc_context3(best.codec.as_ptr()) };
+        let context = NonNull::new(context).ok_or_else(|| FfmpegError::out_of_memory("make a decoder"))?;
+        let decoder = Decoder { context, spare: None };
+        // SAFETY: both are alive.
+        let code = unsafe { sys::avcodec_parameters_to_context(decoder.as_ptr(), stream.parameters()) };
+        check("set up the decoder", code)?;
+        // SAFETY: the stream is alive.
+        let time_base = unsafe { (*stream.as_ptr()).time_base };
+        // SAFETY: the context is alive and not yet open, so that its fields may be set.
+        unsafe { (*decoder.as_ptr()).thread_count = i32::from(thread_count) };
+        // SAFETY: as above.
+        unsafe { (*decoder.as_ptr()).pkt_timebase = time_base };
+        // SAFETY: the context was made for this codec; no options.
+        let code = unsafe { sys::avcodec_open2(decoder.as_ptr(), best.codec.as_ptr(), ptr::null_mut()) };
+        check("open the decoder", code)?;
+        Ok(decoder)
+    }
+
+    /// Gives a sample to the decoder. False where its bytes make no sense to it; whether that is an error
+    /// depends on what came before.
+    pub fn send(&mut self, packet: &Packet) -> Result<bool, FfmpegError> {
+        // SAFETY: both are alive; the decoder makes its own reference.
+        let code = unsafe { sys::avcodec_send_packet(self.as_ptr(), packet.as_ptr()) };
+        if code == sys::AVERROR_INVALIDDATA {
+            return Ok(false);
+        }
+        check("decode a sample", code)?;
+        Ok(true)
+    }
+
+    /// The error for a sample that was not accepted, where that is one.
+    pub fn invalid_sample() -> FfmpegError {
+        FfmpegError::new("decode a sample", sys::AVERROR_INVALIDDATA)
+    }
+
+    /// Says that no more samples come, so that the decoder puts out what it holds back.
+    pub fn send_end(&mut self) -> Result<(), FfmpegError> {
+        // SAFETY: the context is alive; null stands for the end.
+        let code = unsafe { sys::avcodec_send_packet(self.as_ptr(), ptr::null()) };
+        check("drain the decoder", code)?;
+        Ok(())
+    }
+
+    /// Asks for the next picture.
+    pub fn receive(&mut self) -> Result<Received, FfmpegError> {
+        let picture = match self.spare.take() {
+            Some(picture) => picture,
+            None => Picture::empty()?,
+        };
+        // SAFETY: both are alive; the decoder empties the picture first.
+        let code = unsafe { sys::avcodec_receive_frame(self.as_ptr(), picture.as_ptr()) };
+        if code >= 0 {
+            return Ok(Received::Picture(picture));
+        }
+        self.spare = Some(picture);
+        if code == sys::AVERROR(libc::EAGAIN) {
+            Ok(Received::NeedsSample)
+        } else if code == sys::AVERROR_EOF {
+            Ok(Received::End)
+        } else {
+            Err(FfmpegError::new("decode a picture", code))
+        }
+    }
+
+    /// Forgets all samples and pictures, to go on after a seek.
+    pub fn flush(&mut self) {
+        // SAFETY: the context is alive and open.
+        unsafe { sys::avcodec_flush_buffers(self.as_ptr()) };
+        // Some decoders, HEVC's among them, still put out a picture of before the flush.
+        while let Ok(Received::Picture(_)) = self.receive() {}
+    }
+
+    /// How many pictures the decoder holds back to put them into order.
+    pub fn reorder_count(&self) -> i32 {
+        // SAFETY: the context is alive.
+        unsafe { (*self.as_ptr()).has_b_frames }.max(0)
+    }
+
+    /// How many threads work on a picture each at the same time; 1 where they share one picture.
+    pub fn frame_thread_count(&self) -> i32 {
+        // SAFETY: the context is alive.
+        let (kind, count) = unsafe { ((*self.as_ptr()).active_thread_type, (*self.as_ptr()).thread_count) };
+        if kind & sys::FF_THREAD_FRAME == 0 { 1 } else { count.max(1) }
+    }
+
+    fn as_ptr(&self) -> *mut sys::AVCodecContext {
+        self.context.as_ptr()
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        let mut context = self.as_ptr();
+        // SAFETY: owned by self, used by nobody afterwards. Pictures keep their memory by reference counts.
+        unsafe { sys::avcodec_free_context(&raw mut context) };
+    }
+}

@@ -1,0 +1,85 @@
+//! One encoded sample as the demuxer hands it out.
+//!
+//! What does not live here: which samples count as frames; that is `engine::media::scan`.
+
+use std::ptr::NonNull;
+
+use ffmpeg_next::ffi as sys;
+
+use super::error::FfmpegError;
+
+/// A reusable holder of one sample.
+pub struct Packet(NonNull<sys::AVPacket>);
+
+impl Packet {
+    /// An empty holder.
+    pub fn new() -> Result<Self, FfmpegError> {
+        // SAFETY: takes nothing; null is checked.
+        let packet = unsafe { sys::av_packet_alloc() };
+        NonNull::new(packet).map(Packet).ok_or_else(|| FfmpegError::out_of_memory("hold a sample"))
+    }
+
+    /// The stream that the sample belongs to.
+    pub fn stream_index(&self) -> usize {
+        // SAFETY: the packet is alive as long as self.
+        let index = unsafe { (*self.as_ptr()).stream_index };
+        usize::try_from(index).unwrap_or(usize::MAX)
+    }
+
+    /// Presentation time in ticks, else decoding time: some containers store only the latter.
+    pub fn pts_or_dts(&self) -> i64 {
+        // SAFETY: the packet is alive as long as self.
+        let (pts, dts) = unsafe { ((*self.as_ptr()).pts, (*self.as_ptr()).dts) };
+        if pts == sys::AV_NOPTS_VALUE { dts } else { pts }
+    }
+
+    /// How long the picture is shown, in ticks; 0 where unknown.
+    pub fn duration_ticks(&self) -> i64 {
+        // SAFETY: the packet is alive as long as self.
+        unsafe { (*self.as_ptr()).duration }
+    }
+
+    /// Where the sample begins in the file; none where the container does not tell.
+    pub fn byte_position(&self) -> Option<u64> {
+        // SAFETY: the packet is alive as long as self.
+        u64::try_from(unsafe { (*self.as_ptr()).pos }).ok()
+    }
+
+    /// True where decoding can start here.
+    pub fn is_keyframe(&self) -> bool {
+        self.has_flag(sys::AV_PKT_FLAG_KEY)
+    }
+
+    /// True where the sample is decoded but never shown, as edit lists have it.
+    pub fn is_discarded(&self) -> bool {
+        self.has_flag(sys::AV_PKT_FLAG_DISCARD)
+    }
+
+    /// True where the container says that no other picture depends on this one.
+    pub fn is_disposable(&self) -> bool {
+        self.has_flag(sys::AV_PKT_FLAG_DISPOSABLE)
+    }
+
+    /// Lets go of the sample; the holder stays.
+    pub(super) fn clear(&mut self) {
+        // SAFETY: the packet is alive; unref of an empty one does nothing.
+        unsafe { sys::av_packet_unref(self.as_ptr()) };
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::AVPacket {
+        self.0.as_ptr()
+    }
+
+    fn has_flag(&self, flag: i32) -> bool {
+        // SAFETY: the packet is alive as long as self.
+        unsafe { (*self.as_ptr()).flags & flag != 0 }
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        let mut packet = self.as_ptr();
+        // SAFETY: owned by self, used by nobody afterwards.
+        unsafe { sys::av_packet_free(&raw mut packet) };
+    }
+}

@@ -1,0 +1,125 @@
+//! One decoded picture in the codec's own pixel format, as a reference to memory that the decoder owns.
+//!
+//! What does not live here: conversion to RGB; see `scaler` and `filter`.
+
+use std::ffi::c_int;
+use std::ptr::{NonNull, addr_of};
+
+use ffmpeg_next::ffi as sys;
+use reeld_protocol::metadata::Rational;
+
+use super::error::FfmpegError;
+use super::stream::rational;
+
+/// A decoded picture. Dropping the last one gives the memory back to its decoder's pool.
+pub struct Picture(NonNull<sys::AVFrame>);
+
+/// Everything about a picture that a conversion depends on, besides its pixels. Plain numbers of FFmpeg's, so
+/// that values unknown to the bindings can be compared and passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PictureFormat {
+    /// Pixels.
+    pub width: i32,
+    /// Pixels.
+    pub height: i32,
+    /// Pixel format.
+    pub format: c_int,
+    /// Colour matrix.
+    pub color_space: c_int,
+    /// Full or limited range.
+    pub color_range: c_int,
+}
+
+impl Picture {
+    /// An empty holder for a decoder or filter to fill.
+    pub(super) fn empty() -> Result<Self, FfmpegError> {
+        // SAFETY: takes nothing; null is checked.
+        let frame = unsafe { sys::av_frame_alloc() };
+        NonNull::new(frame).map(Picture).ok_or_else(|| FfmpegError::out_of_memory("hold a picture"))
+    }
+
+    /// Presentation time in ticks of the stream, else the decoding time of its sample.
+    pub fn pts_or_dts(&self) -> i64 {
+        // SAFETY: the frame is alive as long as self.
+        let (pts, dts) = unsafe { ((*self.as_ptr()).pts, (*self.as_ptr()).pkt_dts) };
+        if pts == sys::AV_NOPTS_VALUE { dts } else { pts }
+    }
+
+    /// How long the picture is shown, in ticks of the stream; 0 where unknown.
+    pub fn duration_ticks(&self) -> i64 {
+        // SAFETY: the frame is alive as long as self.
+        unsafe { (*self.as_ptr()).pkt_duration }
+    }
+
+    /// What conversions depend on.
+    pub fn format(&self) -> PictureFormat {
+        let frame = self.as_ptr();
+        PictureFormat {
+            // SAFETY: the frame is alive as long as self.
+            width: unsafe { (*frame).width },
+            // SAFETY: as above.
+            height: unsafe { (*frame).height },
+            // SAFETY: as above.
+            format: unsafe { (*frame).format },
+            // SAFETY: as above; read as an integer, whatever its value.
+            color_space: unsafe { addr_of!((*frame).colorspace).cast::<c_int>().read() },
+            // SAFETY: as above; read as an integer, whatever its value.
+            color_range: unsafe { addr_of!((*frame).color_range).cast::<c_int>().read() },
+        }
+    }
+
+    /// Width to height of one pixel.
+    pub fn sample_aspect_ratio(&self) -> Rational {
+        // SAFETY: the frame is alive as long as self.
+        rational(unsafe { (*self.as_ptr()).sample_aspect_ratio })
+    }
+
+    /// Bytes of memory that this picture keeps alive.
+    pub fn bytes(&self) -> usize {
+        // SAFETY: the frame is alive as long as self.
+        let buffers = unsafe { (*self.as_ptr()).buf };
+        let sizes = buffers.iter().filter_map(|buffer| NonNull::new(*buffer)).map(|buffer| {
+            // SAFETY: a frame's buffers live as long as the frame.
+            unsafe { (*buffer.as_ptr()).size }
+        });
+        sizes.sum()
+    }
+
+    /// Copies the first plane row by row into `destination`, without the padding at the rows' ends.
+    ///
+    /// # Panics
+    /// Where the destination is not exactly `row_bytes` times the picture's height.
+    pub fn copy_rows(&self, row_bytes: usize, destination: &mut [u8]) {
+        let format = self.format();
+        let height = usize::try_from(format.height).unwrap_or(0);
+        assert_eq!(
+            destination.len(),
+            row_bytes * height,
+            "the destination has another size than the picture"
+        );
+        if row_bytes == 0 {
+            return;
+        }
+        // SAFETY: the frame is alive as long as self.
+        let (data, stride) = unsafe { ((*self.as_ptr()).data[0], (*self.as_ptr()).linesize[0]) };
+        assert!(stride.unsigned_abs() as usize >= row_bytes, "the picture's rows are shorter than asked for");
+        for (row, target) in destination.chunks_exact_mut(row_bytes).enumerate() {
+            // SAFETY: rows lie `stride` bytes apart, for as many rows as the picture is high.
+            let source = unsafe { data.offset(row as isize * stride as isize) };
+            // SAFETY: each row has at least `row_bytes` readable bytes; the memory is not the destination's.
+            unsafe { source.copy_to_nonoverlapping(target.as_mut_ptr(), row_bytes) };
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::AVFrame {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Picture {
+    fn drop(&mut self) {
+        let mut frame = self.as_ptr();
+        // SAFETY: owned by self, used by nobody afterwards.
+        unsafe { sys::av_frame_free(&raw mut frame) };
+    }
+}

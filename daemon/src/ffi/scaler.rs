@@ -1,0 +1,142 @@
+//! Conversion by libswscale from a picture straight into the caller's memory.
+//!
+//! What does not live here: when this way may be taken; see `engine::device::cpu`.
+
+use std::ffi::c_int;
+use std::ptr::{self, NonNull};
+
+use ffmpeg_next::ffi as sys;
+
+use super::PixelLayout;
+use super::error::FfmpegError;
+use super::picture::{Picture, PictureFormat};
+use super::raw;
+
+/// From what to what a scaler converts; the size stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScalerConfig {
+    /// The pictures to convert.
+    pub source: PictureFormat,
+    /// The result.
+    pub layout: PixelLayout,
+}
+
+/// A converter for pictures of one format.
+pub struct Scaler {
+    context: NonNull<sys::SwsContext>,
+    config: ScalerConfig,
+}
+
+impl Scaler {
+    /// Prepares the conversion, which computes tables.
+    pub fn new(config: ScalerConfig) -> Result<Self, FfmpegError> {
+        let ScalerConfig { source, layout } = config;
+        // SAFETY: takes any numbers and checks them itself; null is checked. No flags: for equal sizes the
+        // library then takes its exact special converters where it has them.
+        let context = unsafe {
+            raw::sws_getContext(
+                source.width,
+                source.height,
+                source.format,
+                source.width,
+                source.height,
+                layout.format(),
+                0,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null(),
+            )
+        };
+        let Some(context) = NonNull::new(context) else {
+            return Err(FfmpegError::new("prepare the conversion to RGB", sys::AVERROR(libc::EINVAL)));
+        };
+        let scaler = Scaler { context, config };
+        scaler.set_color(source)?;
+        Ok(scaler)
+    }
+
+    /// Uses the picture's own matrix and range instead of the library's assumption, which is BT.601.
+    fn set_color(&self, source: PictureFormat) -> Result<(), FfmpegError> {
+        let (mut inverse_table, mut table) = (ptr::null_mut(), ptr::null_mut());
+        let (mut source_range, mut range) = (0, 0);
+        let (mut brightness, mut contrast, mut saturation) = (0, 0, 0);
+        // SAFETY: the context is alive and all outputs outlive the call.
+        let code = unsafe {
+            sys::sws_getColorspaceDetails(
+                self.context.as_ptr(),
+                &raw mut inverse_table,
+                &raw mut source_range,
+                &raw mut table,
+                &raw mut range,
+                &raw mut brightness,
+                &raw mut contrast,
+                &raw mut saturation,
+            )
+        };
+        if code == -1 {
+            return Err(FfmpegError::new("read the conversion's colours", sys::AVERROR(libc::EINVAL)));
+        }
+        if source.color_range != sys::AVColorRange::AVCOL_RANGE_UNSPECIFIED as c_int {
+            source_range = c_int::from(source.color_range == sys::AVColorRange::AVCOL_RANGE_JPEG as c_int);
+        }
+        // SAFETY: takes any number and returns a static table.
+        let coefficients = unsafe { sys::sws_getCoefficients(source.color_space) };
+        // SAFETY: the context is alive; the tables are static.
+        let code = unsafe {
+            sys::sws_setColorspaceDetails(
+                self.context.as_ptr(),
+                coefficients,
+                source_range,
+                coefficients,
+                range,
+                brightness,
+                contrast,
+                saturation,
+            )
+        };
+        if code == -1 {
+            return Err(FfmpegError::new("set the conversion's colours", sys::AVERROR(libc::EINVAL)));
+        }
+        Ok(())
+    }
+
+    /// Converts a picture; rows follow each other without gaps.
+    ///
+    /// # Panics
+    /// Where the picture has another format than the scaler was made for, or the destination another size.
+    pub fn convert(&mut self, picture: &Picture, destination: &mut [u8]) -> Result<(), FfmpegError> {
+        let ScalerConfig { source, layout } = self.config;
+        assert_eq!(picture.format(), source, "the scaler was made for another format");
+        let row_bytes = source.width as usize * layout.pixel_bytes();
+        assert_eq!(destination.len(), row_bytes * source.height as usize, "the destination has another size");
+        let planes = [destination.as_mut_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut()];
+        let strides = [row_bytes as c_int, 0, 0, 0];
+        let frame = picture.as_ptr();
+        // SAFETY: the frame is alive.
+        let (data, linesize) = unsafe { (&raw const (*frame).data, &raw const (*frame).linesize) };
+        // SAFETY: the source planes have the format that the context was made for; the destination has room
+        // for all rows, as asserted.
+        let rows = unsafe {
+            sys::sws_scale(
+                self.context.as_ptr(),
+                data.cast(),
+                linesize.cast(),
+                0,
+                source.height,
+                planes.as_ptr(),
+                strides.as_ptr(),
+            )
+        };
+        if rows != source.height {
+            return Err(FfmpegError::new("convert a picture to RGB", sys::AVERROR(libc::EINVAL)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scaler {
+    fn drop(&mut self) {
+        // SAFETY: owned by self, used by nobody afterwards.
+        unsafe { sys::sws_freeContext(self.context.as_ptr()) };
+    }
+}
