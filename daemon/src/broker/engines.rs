@@ -130,6 +130,11 @@ impl Engines {
         candidates.first().copied()
     }
 
+    /// True for a run that was begun by an engine which still lives: no other shall do it.
+    pub fn awaits_its_own(&self, job: &Job) -> bool {
+        job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
+    }
+
     /// True if another engine may be started for this user: the node's budget has room, or the user has none.
     pub fn may_start(&self, user: User) -> bool {
         let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);

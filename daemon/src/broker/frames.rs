@@ -311,10 +311,19 @@ impl Broker {
     /// An engine has answered for a picture, or is dead: its slot is not written to on its account any more.
     pub(super) fn settle(&mut self, wanted: WantedId) -> Option<WantedRecord> {
         let record = self.requests.settle(wanted)?;
-        if let Some(client) = self.clients.get_mut(&record.client) {
-            client.memory.end_writing(record.lease);
+        if let Some(client) = self.clients.get_mut(&record.client)
+            && client.memory.end_writing(record.lease)
+        {
+            self.relieved.insert(record.client);
         }
         Some(record)
+    }
+
+    /// Lets requests in for which an engine's answer has made room.
+    pub(super) fn admit_relieved(&mut self) {
+        for client in std::mem::take(&mut self.relieved) {
+            self.admit_waiting(client);
+        }
     }
 
     /// Takes pictures that nobody waits for any more out of the queue, and stops runs that have none left.

@@ -159,14 +159,16 @@ impl ClientMemory {
         }
     }
 
-    /// The engine has answered for the picture, or is dead.
-    pub fn end_writing(&mut self, lease: LeaseId) {
-        let Some(holding) = self.holdings.get_mut(&lease) else { return };
+    /// The engine has answered for the picture, or is dead. True if this made memory free.
+    pub fn end_writing(&mut self, lease: LeaseId) -> bool {
+        let Some(holding) = self.holdings.get_mut(&lease) else { return false };
         debug_assert!(holding.writing_count > 0);
         holding.writing_count = holding.writing_count.saturating_sub(1);
-        if holding.state == State::Quarantined && holding.writing_count == 0 {
+        let is_over = holding.state == State::Quarantined && holding.writing_count == 0;
+        if is_over {
             self.free(lease);
         }
+        is_over
     }
 
     /// The request is answered: from now on the slot is the client's.
@@ -577,7 +579,9 @@ mod tests {
                 prop_assert_eq!(slots, live.len() as u64);
             }
             for slot in live {
-                (0..slot.writing).for_each(|_| harness.memory.end_writing(slot.slot.lease));
+                (0..slot.writing).for_each(|_| {
+                    harness.memory.end_writing(slot.slot.lease);
+                });
                 if slot.is_leased {
                     harness.memory.release(slot.slot.lease);
                 } else if !slot.is_abandoned {

@@ -36,7 +36,7 @@ mod running;
 mod source_file;
 mod tending;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,6 +116,8 @@ struct Broker {
     requests: Requests,
     queue: Queue<Job>,
     engines: Engines,
+    /// Clients of whom a quarantined slot became free.
+    relieved: BTreeSet<u64>,
     arenas: HashMap<ArenaKey, GrantedArena>,
     next_arena: u64,
     next_lease: u64,
@@ -186,6 +188,7 @@ impl Broker {
             next_open: 0,
             requests: Requests::default(),
             queue: Queue::default(),
+            relieved: BTreeSet::new(),
             arenas: HashMap::new(),
             next_arena: 0,
             next_lease: 0,
@@ -228,6 +231,7 @@ impl Broker {
             Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
             Event::Stop => return Flow::Stop,
         }
+        self.admit_relieved();
         self.dispatch();
         self.drop_broken_clients();
         Flow::GoOn

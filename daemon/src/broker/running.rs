@@ -34,7 +34,7 @@ impl Broker {
             self.hand_over(engine, job);
         }
         let mut users: Vec<User> =
-            self.queue.iter().filter(|job| job.pinned.is_none()).map(|job| job.user).collect();
+            self.queue.iter().filter(|job| !self.engines.awaits_its_own(job)).map(|job| job.user).collect();
         users.sort_unstable();
         users.dedup();
         for user in users {

@@ -97,7 +97,9 @@ mod tests {
     fn client_sees_times_as_seconds() {
         let (mut arenas, client) = arenas();
         let time_base = Rational { numerator: 1, denominator: 4 };
-        arenas.write_times(&destination(0), Shown { pts: 6, duration: 1, earlier_end: 6 }, time_base).unwrap();
+        arenas
+            .write_times(&destination(0), Shown { pts: 6, duration: 1, earlier_end: 6 }, time_base)
+            .unwrap();
         // SAFETY: both offsets lie in the mapping, and nobody writes any more.
         let read = |offset| unsafe { client.slice(offset, 8).unwrap().cast::<f64>().read_unaligned() };
         assert_eq!((read(9), read(17)), (1.5, 0.25));

@@ -72,12 +72,12 @@ impl Mailbox {
     pub fn take_if(
         &mut self,
         is_wanted: impl Fn(&EngineRequest) -> bool,
-    ) -> Result<Vec<EngineRequest>, MailboxError> {
+    ) -> Result<Vec<Letter>, MailboxError> {
         while self.receive(RecvFlags::DONTWAIT)? == Some(Received::Bytes) {}
         let mut taken = Vec::new();
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for letter in self.waiting.drain(..) {
-            if is_wanted(&letter.0) { taken.push(letter.0) } else { left.push_back(letter) }
+            if is_wanted(&letter.0) { taken.push(letter) } else { left.push_back(letter) }
         }
         self.waiting = left;
         Ok(taken)

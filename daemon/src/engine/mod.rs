@@ -36,7 +36,8 @@ use self::scans::Scans;
 use self::workshop::Workshop;
 use crate::ffi::{self, FfmpegError};
 use crate::link::{
-    CatalogId, EngineError, EngineReply, EngineRequest, JobId, Run, WANTED_PER_MESSAGE_MAX, WantedId,
+    ArenaKey, CatalogId, EngineError, EngineReply, EngineRequest, JobId, Run, WANTED_PER_MESSAGE_MAX,
+    WantedId,
 };
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::metadata::MediaMetadata;
@@ -95,13 +96,7 @@ impl<D: Device> Engine<D> {
                 self.workshop.sources.remove(source);
                 self.scans.drop_source(source);
             }
-            EngineRequest::AddArena { arena, bytes } => {
-                if let Some(file) = fd
-                    && let Err(failure) = self.workshop.arenas.add(arena, file, bytes)
-                {
-                    tracing::error!("arena {}: {failure}", arena.0);
-                }
-            }
+            EngineRequest::AddArena { arena, bytes } => self.add_arena(arena, bytes, fd),
             EngineRequest::DropArena(arena) => self.workshop.arenas.remove(arena),
             EngineRequest::Probe { job, source } => {
                 let probed = self.guard(|engine| engine.probe(source));
@@ -118,6 +113,14 @@ impl<D: Device> Engine<D> {
             EngineRequest::Extend { .. } => {}
         }
         Ok(())
+    }
+
+    fn add_arena(&mut self, arena: ArenaKey, bytes: u64, fd: Option<OwnedFd>) {
+        if let Some(file) = fd
+            && let Err(failure) = self.workshop.arenas.add(arena, file, bytes)
+        {
+            tracing::error!("arena {}: {failure}", arena.0);
+        }
     }
 
     fn probe(&mut self, source: CatalogId) -> Result<MediaMetadata, Failure> {
@@ -183,13 +186,14 @@ impl<D: Device> Engine<D> {
                 continue;
             }
             last_poll = Instant::now();
-            for request in mailbox.take_if(|request| concerns(request, job))? {
+            for (request, fd) in mailbox.take_if(|request| concerns(request, job))? {
                 match request {
+                    // Pictures that join the run may go there.
+                    EngineRequest::AddArena { arena, bytes } => self.add_arena(arena, bytes, fd),
                     EngineRequest::Extend { wanted, .. } => progress.extend(wanted),
                     EngineRequest::Cancel(_) => return Ok(()),
                     EngineRequest::AddSource { .. }
                     | EngineRequest::DropSource(_)
-                    | EngineRequest::AddArena { .. }
                     | EngineRequest::DropArena(_)
                     | EngineRequest::Probe { .. }
                     | EngineRequest::Scan { .. }
@@ -212,9 +216,9 @@ impl<D: Device> Engine<D> {
 fn concerns(request: &EngineRequest, current: JobId) -> bool {
     match request {
         EngineRequest::Extend { job, .. } | EngineRequest::Cancel(job) => *job == current,
+        EngineRequest::AddArena { .. } => true,
         EngineRequest::AddSource { .. }
         | EngineRequest::DropSource(_)
-        | EngineRequest::AddArena { .. }
         | EngineRequest::DropArena(_)
         | EngineRequest::Probe { .. }
         | EngineRequest::Scan { .. }

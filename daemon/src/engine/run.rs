@@ -37,6 +37,8 @@ pub struct RunInProgress<D: Device> {
     aim: Option<Target>,
     /// When the turn is over.
     pause: Instant,
+    /// A picture came out, or was settled.
+    has_headway: bool,
     outcome: Outcome,
 }
 
@@ -70,6 +72,7 @@ impl<D: Device> RunInProgress<D> {
             session: None,
             aim: None,
             pause: Instant::now() + TURN,
+            has_headway: false,
             outcome: Outcome::default(),
         })
     }
@@ -98,7 +101,9 @@ impl<D: Device> RunInProgress<D> {
             Ok(false) => self.decode(workshop, first.target),
             Err(failure) => self.settle_first(Err(failure)),
         }
-        if Instant::now() < self.pause { Progress::GoesOn } else { Progress::Ended }
+        // However short the processor's time: a turn brings a picture, so that each run comes to its end.
+        let is_over = self.has_headway && Instant::now() >= self.pause;
+        if is_over { Progress::Ended } else { Progress::GoesOn }
     }
 
     /// Puts the session back and hands out what was done, after a last look at the file.
@@ -158,8 +163,8 @@ impl<D: Device> RunInProgress<D> {
 
     fn receive(&mut self, workshop: &mut Workshop<D>, picture: D::Picture, shown: Shown) {
         workshop.pictures_decoded += 1;
-        let satisfied =
-            if self.is_in_run(shown) { self.pending.take_satisfied(shown) } else { Vec::new() };
+        self.has_headway = true;
+        let satisfied = if self.is_in_run(shown) { self.pending.take_satisfied(shown) } else { Vec::new() };
         for wanted in satisfied {
             let written = self.write(workshop, &picture, shown, &wanted.destination);
             self.settle(wanted.id, written);
@@ -236,6 +241,7 @@ impl<D: Device> RunInProgress<D> {
     }
 
     fn settle(&mut self, id: WantedId, written: Result<(), Failure>) {
+        self.has_headway = true;
         match written {
             Ok(()) => self.outcome.finished.push(id),
             Err(failure) => self.outcome.failed.push((id, failure)),
@@ -255,7 +261,9 @@ impl<D: Device> RunInProgress<D> {
                 let is_shown = time_base.seconds(shown.pts) <= seconds
                     && seconds < time_base.seconds(shown.end())
                     && time_base.seconds(shown.earlier_end) <= seconds;
-                is_shown && self.is_in_run(shown) && (shown.pts >= cursor || time_base.seconds(cursor) <= seconds)
+                is_shown
+                    && self.is_in_run(shown)
+                    && (shown.pts >= cursor || time_base.seconds(cursor) <= seconds)
             }),
         }
     }

@@ -268,9 +268,10 @@ impl StreamFacts {
 
     /// An estimate; none where the header has no frame rate.
     fn frame_count_between(&self, here: i64, there: i64) -> Option<i64> {
+        let begin_seconds = self.time_base.seconds(self.start_ticks);
         let frames_per_second = self.frames_per_second?;
         let frame_at =
-            |ticks| ((self.time_base.seconds(ticks) - self.begin_seconds) * frames_per_second).floor() as i64;
+            |ticks| ((self.time_base.seconds(ticks) - begin_seconds) * frames_per_second).floor() as i64;
         Some(frame_at(there).saturating_sub(frame_at(here)))
     }
 }

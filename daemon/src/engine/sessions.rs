@@ -8,7 +8,8 @@ use super::device::Device;
 use super::session::Session;
 use crate::link::{CatalogId, RunStart, Target};
 
-/// Sessions of one stream. Two let a random reader not disturb a sequential one; each costs 6 MB at 720p.
+/// Sessions of one stream, those apart that runs under way come back for. Two let a random reader not disturb
+/// a sequential one; each costs 6 MB at 720p.
 const SESSIONS_PER_STREAM_MAX: usize = 2;
 
 /// The stream and manner of decoding that a session is for.
@@ -80,10 +81,12 @@ impl<D: Device> Sessions<D> {
         self.kept.iter().enumerate().filter(move |(_, kept)| kept.key == key).map(|(position, _)| position)
     }
 
+    /// A session that no run comes back for. Never one that a run does: two runs that took it from each other
+    /// in turn would decode for ever and arrive nowhere.
     fn position_to_seek_with(&self, key: SessionKey) -> Option<usize> {
-        if self.positions(key).count() < SESSIONS_PER_STREAM_MAX {
-            return None;
-        }
-        self.positions(key).find(|&position| !self.kept[position].is_awaited).or(self.positions(key).next())
+        let mut spare = self.positions(key).filter(|&position| !self.kept[position].is_awaited);
+        let first = spare.next()?;
+        let spare_count = 1 + spare.count();
+        (spare_count >= SESSIONS_PER_STREAM_MAX).then_some(first)
     }
 }

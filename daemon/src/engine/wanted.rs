@@ -148,8 +148,7 @@ mod tests {
     fn one_picture_satisfies_all_that_it_is_at_or_after() {
         let all = [5, 30, 10].map(|pts| wanted(pts as u64, Target::AtOrAfter(pts)));
         let mut pending = Pending::new(TIME_BASE, all.to_vec());
-        let ids: Vec<u64> =
-            pending.take_satisfied(shown(10, 1)).iter().map(|wanted| wanted.id.0).collect();
+        let ids: Vec<u64> = pending.take_satisfied(shown(10, 1)).iter().map(|wanted| wanted.id.0).collect();
         assert_eq!(ids, [5, 10]);
         assert_eq!(pending.first().map(|wanted| wanted.id.0), Some(30));
     }
