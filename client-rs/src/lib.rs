@@ -1,0 +1,79 @@
+//! The Rust client of `reeld`, a daemon that owns a node's video decoders: ask for frames by index or by
+//! time and get them in shared memory.
+//!
+//! ```
+//! # reeld_tests::enter_example_folder();
+//! use reeld_client::Video;
+//!
+//! let video = Video::open("clip.mp4")?;
+//! println!("{:?} frames", video.metadata().frame_count());
+//!
+//! let frames = video.frames_at(&[3, 17, -1])?;
+//! for frame in frames.parts().flat_map(|part| part.frames()) {
+//!     let (height, width) = (frame.height(), frame.width());
+//!     println!("{width} x {height} pixels at {} s", frame.pts_seconds());
+//!     assert_eq!(frame.pixels().len(), height * width * 3);
+//! }
+//! # Ok::<(), reeld_client::Error>(())
+//! ```
+//!
+//! - [`Video`] is an open video stream; [`Client`] the way to the daemon, found by itself in most programs.
+//! - [`Frames`] are pixels and times, without a copy where possible.
+//! - [`Pending`] is a request on its way: wait for it or `.await` it. [`AsyncClient`] and [`AsyncVideo`]
+//!   are for futures throughout, with any runtime.
+//!
+//! The house: `client.rs` finds and keeps a connection (`locate.rs`, `autostart.rs`, `handshake.rs`);
+//! `link.rs` is the connection that all threads share (`outbound.rs`, `inbound.rs`, `calls.rs`); `lease.rs`,
+//! `memory.rs`, `layout.rs` and `frames.rs` are what a request brings; `ledger.rs` counts it against the
+//! quota; `fork/` is what happens when the process forks.
+//!
+//! What does not live here: decoding, or any decision about media. That is the daemon's.
+
+mod autostart;
+mod bulk;
+mod call;
+mod calls;
+mod client;
+mod connection;
+mod error;
+mod fork;
+mod frames;
+mod handshake;
+mod housekeeper;
+mod inbound;
+mod layout;
+mod lease;
+mod ledger;
+mod link;
+mod locate;
+mod memory;
+mod nonblocking;
+mod offload;
+mod options;
+mod outbound;
+#[cfg(test)]
+mod peer;
+mod pending;
+mod reader;
+mod socket;
+mod source;
+mod threads;
+mod video;
+mod video_metadata;
+
+pub use client::{Client, ClientBuilder};
+pub use error::Error;
+pub use frames::{Frame, Frames, FramesPart};
+pub use ledger::ClientStatistics;
+pub use nonblocking::{AsyncClient, AsyncVideo};
+pub use options::{FrameRange, OpenOptions, RequestOptions};
+pub use pending::Pending;
+pub use source::MediaSource;
+pub use video::Video;
+pub use video_metadata::VideoMetadata;
+
+pub use reeld_protocol::message::{Dtype, SeekMode, Wanted};
+pub use reeld_protocol::metadata;
+#[doc(hidden)]
+pub use reeld_protocol::metadata as wire_metadata;
+pub use reeld_protocol::status;

@@ -1,0 +1,283 @@
+//! [`Link`]: one connection to the daemon, shared by all threads of this process.
+//!
+//! There is no thread for the hot path. Whoever waits for an answer reads the socket, one thread at a time
+//! (the leader), and hands others their answers; when it has its own, one of the others reads on.
+//!
+//! Locks, in the order in which they may be taken: `inbound`, `outbound`, `calls`. None is held while
+//! waiting: the leader holds `inbound`, but nobody else asks for it.
+//!
+//! Here is what a link is and how it sends; `wait.rs` is who waits and who reads, `read.rs` what an answer
+//! brings, `starved.rs` what becomes of requests without room. How a connection is made is in `handshake.rs`; when a new one is made, in `client.rs`.
+
+mod read;
+mod starved;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use reeld_protocol::frame::OutgoingFd;
+use reeld_protocol::message::{Message, Request};
+use reeld_protocol::{FrameReader, SourceId, Welcome};
+
+use crate::calls::{Aftermath, Answer, CallKey, Calls, Closed, Expected, Sent};
+use crate::error::Error;
+use crate::housekeeper::{self, Remaining};
+use crate::inbound::Inbound;
+use crate::lease::ReturnedLease;
+use crate::ledger::Ledger;
+use crate::outbound::{Outbound, Returned};
+use crate::socket::Socket;
+use wait::Turn;
+
+/// How long one read waits. A waiting thread looks up this often, for deadlines and as a safety net.
+pub(crate) const SLICE: Duration = Duration::from_millis(50);
+
+/// Bytes that wait for a socket that takes no more. Above it a blocking call waits instead of queueing.
+const QUEUED_BYTES_MAX: usize = 1 << 20;
+
+/// A connection's state. See the module for who may take which lock.
+pub(crate) struct Link {
+    socket: Socket,
+    welcome: Welcome,
+    /// Tells connections of this process apart.
+    serial: u64,
+    next_request_id: AtomicU64,
+    returned: Sender<Returned>,
+    ledger: Ledger,
+    is_looked_after: AtomicBool,
+    has_unsent: AtomicBool,
+    inbound: Mutex<Inbound>,
+    outbound: Mutex<Outbound>,
+    /// Something of `outbound` was sent.
+    room: Condvar,
+    calls: Mutex<Calls>,
+    /// Wakes the reader thread, if futures made one necessary.
+    reader_turn: Condvar,
+}
+
+/// Why a request was not sent.
+pub(crate) enum SubmitError {
+    /// The connection is over, and the daemon saw nothing of the request.
+    Closed,
+    /// The request itself is impossible.
+    Failed(Error),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    pub(crate) fn new(socket: Socket, welcome: Welcome, reader: FrameReader) -> Arc<Link> {
+        static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+        let (outbound, returned) = Outbound::new();
+        Arc::new(Link {
+            socket,
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            next_request_id: AtomicU64::new(1),
+            returned,
+            ledger: Ledger::new(welcome.quota_bytes),
+            welcome,
+            is_looked_after: AtomicBool::new(false),
+            has_unsent: AtomicBool::new(false),
+            inbound: Mutex::new(Inbound::new(reader)),
+            outbound: Mutex::new(outbound),
+            room: Condvar::new(),
+            calls: Mutex::new(Calls::default()),
+            reader_turn: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.calls).closed().is_some()
+    }
+
+    /// Ends the connection. All calls that are not over fail.
+    pub(crate) fn close(&self, closed: &Closed) {
+        self.socket.shut_down();
+        let aftermath = lock(&self.calls).close(closed);
+        self.reader_turn.notify_all();
+        for one in aftermath {
+            self.settle(one);
+        }
+    }
+
+    fn settle(&self, aftermath: Aftermath) {
+        match aftermath.unwanted {
+            Some(Ok(Answer::SourceOpened(opened))) => self.close_source(opened.source),
+            // Frames give their lease back when they are dropped.
+            Some(Ok(Answer::Frames(_) | Answer::Status(_)) | Err(_)) | None => {}
+        }
+        if let Some(waker) = aftermath.waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Sending.
+impl Link {
+    /// Sends a request, with what was given back before it. Does not wait for the answer.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        request: &Request,
+        fds: Vec<OutgoingFd>,
+        expected: Expected,
+    ) -> Result<CallKey, SubmitError> {
+        let body = request.encode().map_err(|_| {
+            let message = "the request has too many parts for one message; split it";
+            SubmitError::Failed(Error::InvalidRequest(message.into()))
+        })?;
+        let sent = Sent { kind: request.kind(), body, fds };
+        let key = self.next_request_id.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut calls = lock(&self.calls);
+            if calls.closed().is_some() {
+                return Err(SubmitError::Closed);
+            }
+            calls.insert(key, expected, sent.clone());
+        }
+        let result = {
+            let mut outbound = lock(&self.outbound);
+            outbound.collect(&self.ledger);
+            lock(&self.calls).note_sent(key, outbound.released_count());
+            outbound.push(key, &sent);
+            self.send(&mut outbound)
+        };
+        if self.has_unsent.load(Ordering::Acquire) {
+            self.be_looked_after();
+        }
+        if let Err(closed) = result {
+            lock(&self.calls).remove(key);
+            self.close(&closed);
+            return Err(SubmitError::Closed);
+        }
+        Ok(key)
+    }
+
+    fn send(&self, outbound: &mut Outbound) -> Result<(), Closed> {
+        match outbound.send(&self.socket) {
+            Ok(is_empty) => {
+                self.has_unsent.store(!is_empty, Ordering::Release);
+                self.room.notify_all();
+                if !is_empty {
+                    housekeeper::nudge();
+                }
+                Ok(())
+            }
+            Err(error) => Err(Closed::Lost(format!("the connection to the daemon is lost: {error}"))),
+        }
+    }
+
+    /// Sends what was given back, and what the socket did not take before. Closes where that fails.
+    fn flush(&self, mut outbound: MutexGuard<'_, Outbound>) {
+        outbound.collect(&self.ledger);
+        let result = self.send(&mut outbound);
+        drop(outbound);
+        if let Err(closed) = result {
+            self.close(&closed);
+        }
+    }
+
+    /// Waits until a socket that takes no more has taken enough, reading meanwhile: the daemon may be
+    /// waiting for that.
+    pub(crate) fn wait_for_room(self: &Arc<Self>) {
+        while self.is_congested() && !self.is_closed() {
+            if self.take_turn(SLICE) == Turn::NotOurs {
+                // Another thread reads, and sends as soon as it can.
+                let _ = self.room.wait_timeout(lock(&self.outbound), SLICE);
+            }
+        }
+    }
+
+    /// True while more waits to be sent than is good.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.has_unsent.load(Ordering::Acquire) && lock(&self.outbound).queued_bytes() > QUEUED_BYTES_MAX
+    }
+
+    /// Gives a lease back. Never waits: it may be called anywhere.
+    pub(crate) fn give_back(&self, mut lease: ReturnedLease) {
+        lease.heritage.drop_lease();
+        let is_urgent = self.ledger.give_back(lease.bytes);
+        self.hand_in(Returned::Lease(lease), is_urgent);
+    }
+
+    pub(crate) fn close_source(&self, source: SourceId) {
+        self.hand_in(Returned::Source(source), false);
+    }
+
+    fn hand_in(&self, returned: Returned, is_urgent: bool) {
+        // Fails only when the link is being dropped; the daemon then takes back everything by itself.
+        let _ = self.returned.send(returned);
+        if is_urgent {
+            match self.outbound.try_lock() {
+                Ok(outbound) => return self.flush(outbound),
+                Err(TryLockError::Poisoned(poisoned)) => return self.flush(poisoned.into_inner()),
+                // Somebody is sending right now. What comes too late for that goes with the housekeeper.
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        housekeeper::nudge();
+    }
+
+    /// Asks the daemon to give up on a call. Its answer still comes.
+    pub(crate) fn cancel(&self, key: CallKey) {
+        let request = lock(&self.calls).current_request(key);
+        if let Some(request) = request {
+            self.hand_in(Returned::Cancelled(request), true);
+        }
+    }
+
+    /// Nobody wants a call any more: it is cancelled, and what it brings is given back.
+    pub(crate) fn abandon(self: &Arc<Self>, key: CallKey) {
+        let request = lock(&self.calls).current_request(key);
+        let (is_due, aftermath) = lock(&self.calls).abandon(key);
+        self.settle(aftermath);
+        if is_due {
+            self.be_looked_after();
+            if let Some(request) = request {
+                self.hand_in(Returned::Cancelled(request), true);
+            }
+        }
+    }
+
+    fn be_looked_after(self: &Arc<Self>) {
+        if !self.is_looked_after.swap(true, Ordering::AcqRel) {
+            housekeeper::look_after(Arc::downgrade(self));
+        }
+    }
+
+    /// The housekeeper's round.
+    pub(crate) fn keep_house(self: &Arc<Self>) -> Remaining {
+        if self.is_closed() {
+            return Remaining::Nothing;
+        }
+        self.flush(lock(&self.outbound));
+        self.relieve();
+        if lock(&self.calls).has_abandoned() {
+            self.take_turn(Duration::ZERO);
+        }
+        let (calls, has_unsent) = (lock(&self.calls), self.has_unsent.load(Ordering::Acquire));
+        if calls.closed().is_none() && (has_unsent || calls.has_abandoned()) {
+            return Remaining::Soon;
+        }
+        drop(calls);
+        if lock(&self.outbound).has_deferred() { Remaining::Deferred } else { Remaining::Nothing }
+    }
+}

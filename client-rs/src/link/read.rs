@@ -1,0 +1,133 @@
+//! Reading: one look at the socket, and what its messages mean for the calls.
+//!
+//! Who looks, and when, is the matter of `wait.rs`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reeld_protocol::Received;
+use reeld_protocol::message::{Dtype, FramesReply, Reply};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::RecvFlags;
+
+use super::wait::Turn;
+use super::{Link, SLICE, lock};
+use crate::calls::{Answer, Closed, Expected};
+use crate::frames::Frames;
+use crate::inbound::{Arrival, Inbound};
+use crate::lease::Lease;
+use crate::memory::Memory;
+
+impl Link {
+    pub(super) fn read(self: &Arc<Self>, inbound: &mut Inbound, patience: Duration) -> Result<Turn, Closed> {
+        let mut flags = RecvFlags::empty();
+        // The socket itself waits for a whole slice; for anything else it is asked first.
+        if patience < SLICE || self.has_unsent.load(Ordering::Acquire) {
+            match self.await_socket(patience)? {
+                Some(turn) => return Ok(turn),
+                None => flags = RecvFlags::DONTWAIT,
+            }
+        }
+        match inbound.receive(&self.socket, flags) {
+            Ok(Received::Bytes) => {}
+            Ok(Received::Closed) => {
+                return Err(Closed::Lost("the daemon closed the connection".into()));
+            }
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock => Ok(Turn::Done),
+                    io::ErrorKind::Interrupted => Ok(Turn::Interrupted),
+                    _ => Err(Closed::Lost(format!("the connection to the daemon is lost: {error}"))),
+                };
+            }
+        }
+        while let Some(arrival) = inbound.next()? {
+            match arrival {
+                Arrival::Notice => {}
+                Arrival::Reply { request_id, reply } => self.take_reply(inbound, request_id, reply)?,
+            }
+        }
+        self.relieve();
+        Ok(Turn::Done)
+    }
+
+    /// Waits until there is something to read; what could not be sent goes out as soon as it can.
+    fn await_socket(&self, patience: Duration) -> Result<Option<Turn>, Closed> {
+        let mut interest = PollFlags::IN;
+        if self.has_unsent.load(Ordering::Acquire) {
+            interest |= PollFlags::OUT;
+        }
+        let mut fds = [PollFd::new(&self.socket, interest)];
+        let timeout = Timespec::try_from(patience).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) => return Ok(Some(Turn::Done)),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Some(Turn::Interrupted)),
+            Err(errno) => return Err(Closed::Lost(format!("waiting for the daemon failed: {errno}"))),
+        }
+        let events = fds[0].revents();
+        if events.contains(PollFlags::OUT) {
+            self.send(&mut lock(&self.outbound))?;
+        }
+        Ok(if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            None
+        } else {
+            Some(Turn::Done)
+        })
+    }
+
+    fn take_reply(
+        self: &Arc<Self>,
+        inbound: &Inbound,
+        request_id: u64,
+        reply: Option<Reply>,
+    ) -> Result<(), Closed> {
+        let (key, expected) = {
+            let calls = lock(&self.calls);
+            let (key, expected) = calls.answered(request_id).ok_or_else(|| {
+                Closed::Broken(format!("it answered request {request_id}, which is not open"))
+            })?;
+            (key, expected.clone())
+        };
+        let outcome = match (reply, &expected) {
+            (Some(Reply::Error(error)), _) => match self.take_error(key, error) {
+                Some(error) => Err(error),
+                None => return Ok(()),
+            },
+            (Some(Reply::Frames(reply)), Expected::Frames(dtypes)) => {
+                Ok(Answer::Frames(self.take_frames(inbound, &reply, dtypes)?))
+            }
+            (Some(Reply::SourceOpened(opened)), Expected::SourceOpened) => Ok(Answer::SourceOpened(opened)),
+            (Some(Reply::Status(status)), Expected::Status) => Ok(Answer::Status(status)),
+            (Some(Reply::Frames(_) | Reply::SourceOpened(_) | Reply::Status(_)) | None, _) => {
+                return Err(Closed::Broken("an answer is not of the kind that was asked for".into()));
+            }
+        };
+        let aftermath = lock(&self.calls).finish(key, outcome);
+        self.settle(aftermath);
+        Ok(())
+    }
+
+    fn take_frames(
+        self: &Arc<Self>,
+        inbound: &Inbound,
+        reply: &FramesReply,
+        dtypes: &[Dtype],
+    ) -> Result<Frames, Closed> {
+        let slot = inbound.slot(reply)?;
+        if !slot.places.iter().map(|place| place.dtype).eq(dtypes.iter().copied()) {
+            return Err(Closed::Broken("a result has other parts than were asked for".into()));
+        }
+        self.be_looked_after();
+        let is_copied = self.ledger.arrive(reply.slot_bytes);
+        let copy = is_copied.then(|| slot.copy());
+        let lease = Lease::new(reply.lease, slot.arena, slot.address, slot.bytes, Arc::clone(self));
+        let Some(copy) = copy else { return Ok(Frames::new(Memory::Leased(lease), slot.places)) };
+        drop(lease);
+        let frames = Frames::new(copy, slot.places);
+        self.ledger.copied(frames.frame_count() as u64, reply.slot_bytes);
+        Ok(frames)
+    }
+}

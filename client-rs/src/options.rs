@@ -1,0 +1,136 @@
+//! What a caller may choose: [`OpenOptions`] for a video, [`RequestOptions`] for one request, and
+//! [`FrameRange`] for a stretch of frames.
+//!
+//! What is chosen where nothing is said is written here; what a choice means is the daemon's.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use reeld_protocol::message::{Dtype, SeekMode, Wanted};
+
+/// How a video is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Absolute index of the stream in its container; none means the one that FFmpeg prefers.
+    pub stream: Option<u32>,
+    /// How frames are found. Default: [`SeekMode::Exact`].
+    pub seek_mode: SeekMode,
+    /// Type of the values of returned pixels. Default: [`Dtype::Uint8`].
+    pub dtype: Dtype,
+    /// Decoder threads that the caller would like; 0 leaves it to the daemon. A hint.
+    pub thread_count: u16,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions { stream: None, seek_mode: SeekMode::Exact, dtype: Dtype::Uint8, thread_count: 0 }
+    }
+}
+
+impl OpenOptions {
+    /// The defaults: the best video stream, exact seeking, 8-bit values.
+    pub fn new() -> Self {
+        OpenOptions::default()
+    }
+
+    /// Chooses a stream by its absolute index in the container.
+    pub fn stream(mut self, stream: u32) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+
+    /// Chooses how frames are found.
+    pub fn seek_mode(mut self, seek_mode: SeekMode) -> Self {
+        self.seek_mode = seek_mode;
+        self
+    }
+
+    /// Chooses the type of the values of returned pixels.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Hints how many threads one decoder shall use; 0 leaves it to the daemon.
+    pub fn thread_count(mut self, thread_count: u16) -> Self {
+        self.thread_count = thread_count;
+        self
+    }
+}
+
+/// How urgent one request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestOptions {
+    /// Higher goes first among the requests of one user; 0 is usual.
+    pub priority: i8,
+    /// How long the answer is of use; after that the request fails with [`crate::Error::Deadline`].
+    /// None, the default, waits as long as it takes. Counted in whole milliseconds.
+    pub timeout: Option<Duration>,
+}
+
+impl RequestOptions {
+    /// The defaults: usual priority, no deadline.
+    pub fn new() -> Self {
+        RequestOptions::default()
+    }
+
+    /// Sets the priority.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets how long the answer is of use.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The timeout as it travels: whole milliseconds, rounded up so that a short one is not none.
+    pub(crate) fn timeout_millis(&self) -> Option<u64> {
+        self.timeout.map(|timeout| u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+}
+
+/// `start`, `start + step`, … below `stop`. Made from a `Range` or from `(start, stop, step)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRange {
+    /// The first frame.
+    pub start: u64,
+    /// Below this.
+    pub stop: u64,
+    /// At least 1.
+    pub step: u64,
+}
+
+impl From<Range<u64>> for FrameRange {
+    fn from(range: Range<u64>) -> Self {
+        FrameRange { start: range.start, stop: range.end, step: 1 }
+    }
+}
+
+impl From<(u64, u64, u64)> for FrameRange {
+    fn from((start, stop, step): (u64, u64, u64)) -> Self {
+        FrameRange { start, stop, step }
+    }
+}
+
+impl From<FrameRange> for Wanted {
+    fn from(range: FrameRange) -> Self {
+        Wanted::IndexRange { start: range.start, stop: range.stop, step: range.step }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeout_below_a_millisecond_is_one_millisecond() {
+        let options = RequestOptions::new().timeout(Duration::from_micros(1));
+        assert_eq!(options.timeout_millis(), Some(1));
+        assert_eq!(RequestOptions::new().timeout_millis(), None);
+        let endless = RequestOptions::new().timeout(Duration::MAX);
+        assert_eq!(endless.timeout_millis(), Some(u64::MAX));
+    }
+}

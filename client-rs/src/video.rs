@@ -1,0 +1,231 @@
+//! [`Video`]: an open video stream, from which frames are asked for by index and by time.
+//!
+//! Nothing is decoded in this process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reeld_protocol::SourceId;
+use reeld_protocol::message::{Dtype, Wanted};
+
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::fork::PerProcess;
+use crate::frames::Frames;
+use crate::options::{FrameRange, OpenOptions, RequestOptions};
+use crate::pending::Pending;
+use crate::source::{MediaSource, SourceFile};
+use crate::video_metadata::VideoMetadata;
+
+/// An open video stream. A clone is cheap and means the same stream.
+///
+/// A `Video` survives the daemon: after a restart of the daemon, and in a forked child, it opens its file
+/// again by itself, through the descriptor that it keeps.
+///
+/// Results are [`Frames`] of N × H × W × 3 values: red, green and blue, `u8` unless
+/// [`OpenOptions::dtype`] says otherwise, and for each frame its pts and duration in seconds.
+///
+/// ```
+/// # reeld_tests::enter_example_folder();
+/// use reeld_client::Video;
+///
+/// let video = Video::open("clip.mp4")?;
+/// let metadata = video.metadata();
+/// assert_eq!((metadata.width(), metadata.height()), (320, 180));
+/// assert_eq!(metadata.duration_seconds(), Some(2.0));
+///
+/// let by_index = video.frames_in_range((0, 50, 10))?;
+/// assert_eq!(by_index.part(0).map(|part| part.shape()), Some([5, 180, 320, 3]));
+/// let by_time = video.frame_played_at(0.4)?;
+/// assert_eq!(by_time[..], video.frame_at(10)?[..]);
+/// # Ok::<(), reeld_client::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Video {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    file: SourceFile,
+    options: OpenOptions,
+    metadata: VideoMetadata,
+    opened: PerProcess<Mutex<Option<Opened>>>,
+}
+
+/// A source as one connection knows it.
+struct Opened {
+    connection: Arc<Connection>,
+    source: SourceId,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.connection.close_source(self.source);
+    }
+}
+
+impl Video {
+    /// Opens a file with the process-wide client, [`Client::shared`], and default options.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be opened here, [`Error::Media`] if it is no video,
+    /// [`Error::DaemonUnavailable`] if there is no daemon and none can be started.
+    pub fn open(source: impl Into<MediaSource>) -> Result<Video, Error> {
+        Client::shared()?.open(source, OpenOptions::default())
+    }
+
+    /// Opens a file with the process-wide client.
+    ///
+    /// # Errors
+    /// As [`Video::open`]; [`Error::InvalidRequest`] if there is no such stream.
+    pub fn open_with(source: impl Into<MediaSource>, options: OpenOptions) -> Result<Video, Error> {
+        Client::shared()?.open(source, options)
+    }
+
+    pub(crate) fn new(client: Client, source: MediaSource, options: OpenOptions) -> Result<Video, Error> {
+        let file = SourceFile::open(source)?;
+        let (connection, opened) = client.open_source(&file, &options)?;
+        let source = opened.source;
+        let metadata = VideoMetadata::new(opened)?;
+        let opened = PerProcess::<Mutex<Option<Opened>>>::new();
+        *lock(&opened) = Some(Opened { connection, source });
+        Ok(Video { shared: Arc::new(Shared { client, file, options, metadata, opened }) })
+    }
+
+    /// What is known of the file and the stream.
+    pub fn metadata(&self) -> &VideoMetadata {
+        &self.shared.metadata
+    }
+
+    /// The client that it was opened with.
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &OpenOptions {
+        &self.shared.options
+    }
+
+    /// How messages call the file: its path, unless it was opened in another way.
+    pub fn label(&self) -> &str {
+        &self.shared.file.label
+    }
+
+    /// One frame by index; negative ones count from the end.
+    ///
+    /// # Errors
+    /// As [`Video::frames_at`].
+    pub fn frame_at(&self, index: i64) -> Result<Frames, Error> {
+        self.frames_at(&[index])
+    }
+
+    /// Frames by index, in that order, duplicates included. Negative indices count from the end.
+    ///
+    /// # Errors
+    /// [`Error::FrameIndex`] if there is no such frame; [`Error::NoSlots`] if the result does not fit
+    /// beside the frames that this process keeps; [`Error::Media`] if the file is damaged there.
+    pub fn frames_at(&self, indices: &[i64]) -> Result<Frames, Error> {
+        self.fetch(Wanted::Indices(indices.to_vec()))
+    }
+
+    /// Frames by index: `0..10`, or `(0, 100, 10)` for every tenth below 100.
+    ///
+    /// # Errors
+    /// As [`Video::frames_at`]; [`Error::InvalidRequest`] if the step is 0.
+    pub fn frames_in_range(&self, range: impl Into<FrameRange>) -> Result<Frames, Error> {
+        self.fetch(range.into().into())
+    }
+
+    /// The frame that is on display at a time in seconds: pts <= time < pts + duration.
+    ///
+    /// # Errors
+    /// [`Error::TimeOutOfRange`] if the time lies outside the stream or is not a number.
+    pub fn frame_played_at(&self, seconds: f64) -> Result<Frames, Error> {
+        self.fetch(Wanted::PlayedAt(seconds))
+    }
+
+    /// For each time in seconds the frame that is on display then.
+    ///
+    /// # Errors
+    /// As [`Video::frame_played_at`].
+    pub fn frames_played_at(&self, seconds: &[f64]) -> Result<Frames, Error> {
+        self.fetch(Wanted::PlayedAtEach(seconds.to_vec()))
+    }
+
+    /// All frames that are on display at some moment of [start, stop), in seconds.
+    ///
+    /// # Errors
+    /// As [`Video::frame_played_at`].
+    pub fn frames_played_in_range(&self, start: f64, stop: f64) -> Result<Frames, Error> {
+        self.fetch(Wanted::PlayedInRange { start, stop })
+    }
+
+    /// Asks for frames and does not wait for them.
+    ///
+    /// ```
+    /// # reeld_tests::enter_example_folder();
+    /// use reeld_client::{RequestOptions, Video, Wanted};
+    ///
+    /// let video = Video::open("clip.mp4")?;
+    /// let ahead: Vec<_> = (0..4)
+    ///     .map(|index| video.submit(Wanted::Indices(vec![index]), RequestOptions::new()))
+    ///     .collect::<Result<_, _>>()?;
+    /// for pending in ahead {
+    ///     assert_eq!(pending.wait()?.frame_count(), 1);
+    /// }
+    /// # Ok::<(), reeld_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::DaemonUnavailable`] if the request cannot be sent. What is wrong with the request itself
+    /// is found out by waiting.
+    pub fn submit(&self, wanted: Wanted, options: RequestOptions) -> Result<Pending, Error> {
+        self.shared.client.submit(&[(self, wanted)], options)
+    }
+
+    fn fetch(&self, wanted: Wanted) -> Result<Frames, Error> {
+        self.submit(wanted, RequestOptions::default())?.wait()
+    }
+
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.shared.options.dtype
+    }
+
+    /// The source's name on a connection: known already, or after opening the file there.
+    pub(crate) fn source_on(&self, connection: &Arc<Connection>) -> Result<SourceId, Error> {
+        // Held while waiting for the daemon, against the usual rule: whoever else asks needs the same answer.
+        let mut opened = lock(&self.shared.opened);
+        if let Some(known) = opened.as_ref()
+            && known.connection.serial() == connection.serial()
+        {
+            return Ok(known.source);
+        }
+        let answer =
+            self.shared.client.open_source_on(connection, &self.shared.file, &self.shared.options)?;
+        let source = answer.source;
+        *opened = Some(Opened { connection: Arc::clone(connection), source });
+        if VideoMetadata::new(answer)? != self.shared.metadata {
+            let message = format!("{} was changed after it was opened; open it again", self.label());
+            return Err(Error::SourceChanged(message));
+        }
+        Ok(source)
+    }
+
+    /// The source's name on a connection, if no waiting is necessary to know it.
+    pub(crate) fn is_open_on(&self, connection: &Connection) -> bool {
+        let Ok(opened) = self.shared.opened.get().try_lock() else { return false };
+        opened.as_ref().is_some_and(|known| known.connection.serial() == connection.serial())
+    }
+}
+
+fn lock(opened: &PerProcess<Mutex<Option<Opened>>>) -> std::sync::MutexGuard<'_, Option<Opened>> {
+    opened.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Video {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Video").field("label", &self.label()).finish_non_exhaustive()
+    }
+}
