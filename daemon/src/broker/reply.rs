@@ -58,7 +58,8 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
             return internal("a reservation was taken for an error");
         }
     };
-    WireError { code: ErrorCode::NoSlots, is_retryable: true, message }
+    let is_retryable = !matches!(reservation, Reservation::TooLarge);
+    WireError { code: ErrorCode::NoSlots, is_retryable, message }
 }
 
 /// The decoder crashed on the same request twice.

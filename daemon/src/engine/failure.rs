@@ -60,9 +60,6 @@ pub enum Failure {
     /// An arena that cannot be mapped, or a destination outside of one.
     #[error("{0}")]
     Arena(String),
-    /// The job was told to end.
-    #[error("cancelled")]
-    Cancelled,
     /// A defect of ours.
     #[error("panic: {0}")]
     Panic(String),
@@ -86,11 +83,9 @@ impl Failure {
             | Failure::NoMorePictures
             | Failure::OtherSize { .. }
             | Failure::TooManySamples { .. } => EngineError::Media(sentence),
-            Failure::UnknownSource(_)
-            | Failure::UnknownArena(_)
-            | Failure::Arena(_)
-            | Failure::Cancelled
-            | Failure::Panic(_) => EngineError::Internal(sentence),
+            Failure::UnknownSource(_) | Failure::UnknownArena(_) | Failure::Arena(_) | Failure::Panic(_) => {
+                EngineError::Internal(sentence)
+            }
         }
     }
 }

@@ -6,16 +6,20 @@
 //! the engine knows neither users nor paths nor leases.
 
 mod arenas;
+mod cage;
 mod device;
 mod failure;
 mod mailbox;
 mod media;
 mod picture_cache;
+mod revisits;
 mod run;
 mod scans;
 mod session;
 mod sessions;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod wanted;
 mod workshop;
 
@@ -26,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::SealedMemfd;
 
+use self::cage::CageError;
 use self::device::Device;
 use self::device::cpu::CpuDevice;
 use self::failure::Failure;
@@ -35,10 +40,7 @@ use self::run::{Outcome, Progress, RunInProgress};
 use self::scans::Scans;
 use self::workshop::Workshop;
 use crate::ffi::{self, FfmpegError};
-use crate::link::{
-    ArenaKey, CatalogId, EngineError, EngineReply, EngineRequest, JobId, Run, WANTED_PER_MESSAGE_MAX,
-    WantedId,
-};
+use crate::link::{ArenaKey, CatalogId, EngineError, EngineReply, EngineRequest, JobId, Run, WantedId};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::metadata::MediaMetadata;
 
@@ -65,9 +67,26 @@ pub struct Settings {
     pub is_verbose: bool,
 }
 
-/// Serves the broker at the other end of `socket` until it goes away.
-pub fn serve(socket: OwnedFd, settings: Settings) -> Result<(), MailboxError> {
+/// Why an engine ends before its broker does.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It would work unconfined.
+    #[error(transparent)]
+    Cage(#[from] CageError),
+    /// The broker cannot be understood or reached.
+    #[error(transparent)]
+    Mailbox(#[from] MailboxError),
+}
+
+/// Confines this process and serves the broker at the other end of `socket` until it goes away.
+pub fn serve(socket: OwnedFd, settings: Settings) -> Result<(), ServeError> {
+    cage::bind_to_broker()?;
+    serve_in_cage(socket, settings)
+}
+
+fn serve_in_cage(socket: OwnedFd, settings: Settings) -> Result<(), ServeError> {
     ffi::set_log_verbose(settings.is_verbose);
+    cage::lock()?;
     let mut mailbox = Mailbox::new(socket);
     mailbox.send(&EngineReply::Ready { ffmpeg_versions: ffi::library_versions() }, None)?;
     let mut engine =

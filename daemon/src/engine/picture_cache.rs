@@ -279,7 +279,10 @@ mod tests {
 
     /// The same cache as a plain list, searched from end to end: the last entry is the last used.
     #[derive(Default)]
-    struct Model(Vec<(i64, Vec<(Option<u8>, usize)>)>);
+    struct Model(Vec<(i64, Vec<ModelForm>)>);
+
+    /// The look, or none for the native form, and the bytes.
+    type ModelForm = (Option<u8>, usize);
 
     impl Model {
         fn touch(&mut self, pts: i64) {

@@ -105,11 +105,6 @@ impl<D: Device> Session<D> {
         })
     }
 
-    /// What does not change.
-    pub fn facts(&self) -> StreamFacts {
-        self.facts
-    }
-
     /// True if going forward leads to `target` and is no detour compared with a seek.
     pub fn is_before(&self, start: RunStart, target: Target) -> bool {
         let Position::Live(way) = self.position else {
@@ -120,7 +115,12 @@ impl<D: Device> Session<D> {
         }
         match start {
             RunStart::Keyframe(keyframe) => way.is_at(keyframe),
-            RunStart::Demuxer => self.is_nearer_than_seek(way, wanted::cursor(target, self.facts.time_base)),
+            RunStart::Demuxer => {
+                let cursor = wanted::cursor(target, self.facts.time_base);
+                // A seek for this very target was made already. Without this, a run that needs several turns
+                // from where it has landed would begin each of them with the same seek, for ever.
+                way.origin == cursor || self.is_nearer_than_seek(way, cursor)
+            }
         }
     }
 

@@ -12,6 +12,9 @@ use crate::link::{CatalogId, RunStart, Target};
 /// a sequential one; each costs 6 MB at 720p.
 const SESSIONS_PER_STREAM_MAX: usize = 2;
 
+/// For how many later sessions a run's own is kept for it. A run comes back within a few turns or was cancelled.
+const AWAITED_TURNS_MAX: u64 = 64;
+
 /// The stream and manner of decoding that a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionKey {
@@ -28,19 +31,20 @@ pub struct Sessions<D: Device> {
     /// The least recently used first.
     kept: Vec<Kept<D>>,
     count_max: usize,
+    turn: u64,
 }
 
 struct Kept<D: Device> {
     key: SessionKey,
     session: Session<D>,
-    /// Its run has only yielded: it will come back for what is left.
-    is_awaited: bool,
+    /// Its run has only yielded and will come back for what is left, unless that takes longer than this turn.
+    awaited_until: Option<u64>,
 }
 
 impl<D: Device> Sessions<D> {
     /// Keeps at most `count_max`, at least one.
     pub fn new(count_max: usize) -> Self {
-        Sessions { kept: Vec::new(), count_max: count_max.max(1) }
+        Sessions { kept: Vec::new(), count_max: count_max.max(1), turn: 0 }
     }
 
     /// How many there are.
@@ -60,11 +64,13 @@ impl<D: Device> Sessions<D> {
 
     /// Keeps a session after its run. `is_awaited` says that the run is not finished.
     pub fn keep(&mut self, key: SessionKey, session: Session<D>, is_awaited: bool) {
+        self.turn += 1;
         if self.kept.len() >= self.count_max {
-            let position = self.kept.iter().position(|kept| !kept.is_awaited).unwrap_or(0);
+            let position = (0..self.kept.len()).find(|&position| !self.is_awaited(position)).unwrap_or(0);
             self.kept.remove(position);
         }
-        self.kept.push(Kept { key, session, is_awaited });
+        let awaited_until = is_awaited.then_some(self.turn + AWAITED_TURNS_MAX);
+        self.kept.push(Kept { key, session, awaited_until });
     }
 
     /// Closes the sessions of a source.
@@ -81,10 +87,14 @@ impl<D: Device> Sessions<D> {
         self.kept.iter().enumerate().filter(move |(_, kept)| kept.key == key).map(|(position, _)| position)
     }
 
+    fn is_awaited(&self, position: usize) -> bool {
+        self.kept[position].awaited_until.is_some_and(|turn| turn >= self.turn)
+    }
+
     /// A session that no run comes back for. Never one that a run does: two runs that took it from each other
     /// in turn would decode for ever and arrive nowhere.
     fn position_to_seek_with(&self, key: SessionKey) -> Option<usize> {
-        let mut spare = self.positions(key).filter(|&position| !self.kept[position].is_awaited);
+        let mut spare = self.positions(key).filter(|&position| !self.is_awaited(position));
         let first = spare.next()?;
         let spare_count = 1 + spare.count();
         (spare_count >= SESSIONS_PER_STREAM_MAX).then_some(first)

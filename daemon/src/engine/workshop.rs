@@ -7,6 +7,7 @@ use super::Settings;
 use super::arenas::Arenas;
 use super::device::{Device, Look};
 use super::picture_cache::PictureCache;
+use super::revisits::Revisits;
 use super::sessions::Sessions;
 use super::sources::Sources;
 use crate::link::{CatalogId, EngineReport};
@@ -23,6 +24,8 @@ pub struct Workshop<D: Device> {
     pub sessions: Sessions<D>,
     /// Pictures that were decoded before.
     pub cache: PictureCache<D::Picture, Look>,
+    /// What was decoded lately.
+    pub revisits: Revisits,
     /// Pictures that decoders put out since the last report.
     pub pictures_decoded: u64,
     /// Wanted pictures that came from the cache since the last report.
@@ -38,6 +41,7 @@ impl<D: Device> Workshop<D> {
             arenas: Arenas::default(),
             sessions: Sessions::new(settings.session_count_max),
             cache: PictureCache::new(settings.cache_bytes_max),
+            revisits: Revisits::default(),
             pictures_decoded: 0,
             cache_hits: 0,
         }

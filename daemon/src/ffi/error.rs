@@ -33,16 +33,6 @@ impl FfmpegError {
     pub(super) fn out_of_memory(action: &'static str) -> Self {
         FfmpegError::new(action, sys::AVERROR(libc::ENOMEM))
     }
-
-    /// True where the work ended because its deadline had passed.
-    pub fn is_deadline(&self) -> bool {
-        self.code == sys::AVERROR_EXIT
-    }
-
-    /// True where reading the file failed, as opposed to what stands in it.
-    pub fn is_input_output(&self) -> bool {
-        [libc::EIO, libc::ESTALE, libc::ENXIO, libc::EBADF].iter().any(|code| self.code == -code)
-    }
 }
 
 /// Turns a negative return value into an error.

