@@ -54,10 +54,6 @@ impl Private {
         Ok(Private { socket: folder.join(socket_name()) })
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.socket.clone()
-    }
-
     /// Held while somebody starts a daemon. Not the daemon's own lock, which it holds as long as it lives.
     fn lock_file(&self) -> PathBuf {
         self.socket.with_extension("starting")
@@ -69,7 +65,7 @@ impl Private {
 }
 
 /// Two builds do not share a private daemon: each starts its own.
-fn socket_name() -> String {
+pub(crate) fn socket_name() -> String {
     format!("reeld-{VERSION_MAJOR}-{}.sock", env!("CARGO_PKG_VERSION"))
 }
 
@@ -79,13 +75,9 @@ pub(crate) fn user_folder() -> Option<PathBuf> {
     is_ours(&folder).is_ok().then_some(folder)
 }
 
-/// The socket of a private daemon that somebody else of this user may have started.
-pub(crate) fn private_socket() -> Option<PathBuf> {
-    user_folder().map(|folder| folder.join(socket_name()))
-}
-
 fn folder_path() -> PathBuf {
-    match path_variable("XDG_RUNTIME_DIR") {
+    // The variable outlives its folder where a user was changed without a login.
+    match path_variable("XDG_RUNTIME_DIR").filter(|runtime| runtime.is_dir()) {
         Some(runtime) => runtime.join("reeld"),
         None => PathBuf::from(format!("/tmp/reeld-{}", rustix::process::geteuid().as_raw())),
     }
@@ -103,14 +95,15 @@ fn make_folder() -> Result<PathBuf, (PathBuf, io::Error)> {
     }
 }
 
-/// In /tmp anybody can make a folder of that name first, and then own what we connect to.
+/// In /tmp anybody can make a folder of that name first, and then own what we connect to. Who may only
+/// look into it is no danger: a private daemon accepts its own user alone.
 fn is_ours(folder: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(folder)?;
     if !metadata.is_dir()
         || metadata.uid() != rustix::process::geteuid().as_raw()
-        || metadata.permissions().mode() & 0o077 != 0
+        || metadata.permissions().mode() & 0o022 != 0
     {
-        return Err(io::Error::other("it is not a folder of this user with mode 0700"));
+        return Err(io::Error::other("it is not a folder that only this user may write to"));
     }
     Ok(())
 }
@@ -264,11 +257,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folder_that_others_may_enter_is_refused() {
+    fn folder_that_others_may_write_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(is_ours(folder.path()).is_ok());
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o720)).unwrap();
         assert!(is_ours(folder.path()).is_err());
     }
 

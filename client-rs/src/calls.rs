@@ -160,7 +160,10 @@ impl Calls {
             return Aftermath { unwanted: Some(outcome), ..Aftermath::default() };
         }
         call.stage = Stage::Done(outcome);
-        call.arrival.notify_all();
+        if call.follower_count > 0 {
+            // Not otherwise: waking nobody costs a system call all the same.
+            call.arrival.notify_all();
+        }
         Aftermath { waker: call.waker.take(), unwanted: None }
     }
 

@@ -74,6 +74,4 @@ pub use video_metadata::VideoMetadata;
 
 pub use reeld_protocol::message::{Dtype, SeekMode, Wanted};
 pub use reeld_protocol::metadata;
-#[doc(hidden)]
-pub use reeld_protocol::metadata as wire_metadata;
 pub use reeld_protocol::status;

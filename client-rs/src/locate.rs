@@ -29,20 +29,21 @@ pub(crate) fn connect(builder: &ClientBuilder) -> Result<Arc<Link>, Error> {
     let is_autostarted = builder.autostart.unwrap_or_else(|| {
         named.is_none() && env::var_os("REELD_NO_AUTOSTART").is_none_or(|value| value.is_empty())
     });
-    let private = if is_autostarted { Some(Private::new(named.as_deref())?) } else { None };
-    let places = places(named, private.as_ref());
     let mut tried = Vec::new();
     for _ in 0..ROUNDS {
         tried.clear();
-        for place in &places {
-            match dial(place, &name)? {
+        for place in places(named.as_deref()) {
+            match dial(&place, &name)? {
                 Dialled::Connected(link) => return Ok(link),
                 Dialled::NobodyThere(what) => tried.push(format!("{} ({what})", place.display())),
-                Dialled::NotPermitted => return Err(not_permitted(place)),
+                Dialled::NotPermitted => return Err(not_permitted(&place)),
             }
         }
-        let Some(private) = &private else { break };
-        if let Some(link) = autostart::start(private, builder, &name)? {
+        if !is_autostarted {
+            break;
+        }
+        let private = Private::new(named.as_deref())?;
+        if let Some(link) = autostart::start(&private, builder, &name)? {
             return Ok(link);
         }
     }
@@ -52,16 +53,15 @@ pub(crate) fn connect(builder: &ClientBuilder) -> Result<Arc<Link>, Error> {
     )))
 }
 
-fn places(named: Option<PathBuf>, private: Option<&Private>) -> Vec<PathBuf> {
+fn places(named: Option<&Path>) -> Vec<PathBuf> {
     if let Some(named) = named {
-        return vec![named];
+        return vec![named.to_owned()];
     }
     let mut places = vec![PathBuf::from(SYSTEM_SOCKET)];
     if let Some(folder) = autostart::user_folder() {
         places.push(folder.join("reeld.sock"));
-    }
-    if let Some(socket) = private.map(Private::socket).or_else(autostart::private_socket) {
-        places.push(socket);
+        // Somebody else of this user may have started it.
+        places.push(folder.join(autostart::socket_name()));
     }
     places
 }
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn named_socket_is_the_only_place() {
-        assert_eq!(places(Some("/a.sock".into()), None), [PathBuf::from("/a.sock")]);
-        assert_eq!(places(None, None)[0], Path::new(SYSTEM_SOCKET));
+        assert_eq!(places(Some(Path::new("/a.sock"))), [PathBuf::from("/a.sock")]);
+        assert_eq!(places(None)[0], Path::new(SYSTEM_SOCKET));
     }
 }

@@ -205,11 +205,12 @@ impl Video {
         let answer =
             self.shared.client.open_source_on(connection, &self.shared.file, &self.shared.options)?;
         let source = answer.source;
-        *opened = Some(Opened { connection: Arc::clone(connection), source });
+        let reopened = Opened { connection: Arc::clone(connection), source };
         if VideoMetadata::new(answer)? != self.shared.metadata {
             let message = format!("{} was changed after it was opened; open it again", self.label());
             return Err(Error::SourceChanged(message));
         }
+        *opened = Some(reopened);
         Ok(source)
     }
 

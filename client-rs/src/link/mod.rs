@@ -15,7 +15,7 @@ mod starved;
 mod tests;
 mod wait;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
@@ -35,7 +35,11 @@ use crate::socket::Socket;
 use wait::Turn;
 
 /// How long one read waits. A waiting thread looks up this often, for deadlines and as a safety net.
+#[cfg(not(test))]
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
+/// Unit tests hang if anything depends on looking up now and then.
+#[cfg(test)]
+pub(crate) const SLICE: Duration = Duration::from_secs(3600);
 
 /// Bytes that wait for a socket that takes no more. Above it a blocking call waits instead of queueing.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
@@ -53,8 +57,9 @@ pub(crate) struct Link {
     has_unsent: AtomicBool,
     inbound: Mutex<Inbound>,
     outbound: Mutex<Outbound>,
-    /// Something of `outbound` was sent.
+    /// Something of `outbound` was sent, and threads wait for that.
     room: Condvar,
+    room_waiter_count: AtomicU32,
     calls: Mutex<Calls>,
     /// Wakes the reader thread, if futures made one necessary.
     reader_turn: Condvar,
@@ -88,6 +93,7 @@ impl Link {
             inbound: Mutex::new(Inbound::new(reader)),
             outbound: Mutex::new(outbound),
             room: Condvar::new(),
+            room_waiter_count: AtomicU32::new(0),
             calls: Mutex::new(Calls::default()),
             reader_turn: Condvar::new(),
         })
@@ -175,7 +181,9 @@ impl Link {
         match outbound.send(&self.socket) {
             Ok(is_empty) => {
                 self.has_unsent.store(!is_empty, Ordering::Release);
-                self.room.notify_all();
+                if self.room_waiter_count.load(Ordering::Acquire) > 0 {
+                    self.room.notify_all();
+                }
                 if !is_empty {
                     housekeeper::nudge();
                 }
@@ -199,9 +207,12 @@ impl Link {
     /// waiting for that.
     pub(crate) fn wait_for_room(self: &Arc<Self>) {
         while self.is_congested() && !self.is_closed() {
-            if self.take_turn(SLICE) == Turn::NotOurs {
+            if self.help(SLICE) == Turn::NotOurs {
                 // Another thread reads, and sends as soon as it can.
-                let _ = self.room.wait_timeout(lock(&self.outbound), SLICE);
+                let outbound = lock(&self.outbound);
+                self.room_waiter_count.fetch_add(1, Ordering::AcqRel);
+                drop(self.room.wait_timeout(outbound, SLICE));
+                self.room_waiter_count.fetch_sub(1, Ordering::AcqRel);
             }
         }
     }
@@ -254,6 +265,8 @@ impl Link {
             if let Some(request) = request {
                 self.hand_in(Returned::Cancelled(request), true);
             }
+            // Nobody waits for the answer: the housekeeper reads it.
+            housekeeper::nudge();
         }
     }
 
@@ -271,7 +284,7 @@ impl Link {
         self.flush(lock(&self.outbound));
         self.relieve();
         if lock(&self.calls).has_abandoned() {
-            self.take_turn(Duration::ZERO);
+            self.help(Duration::ZERO);
         }
         let (calls, has_unsent) = (lock(&self.calls), self.has_unsent.load(Ordering::Acquire));
         if calls.closed().is_none() && (has_unsent || calls.has_abandoned()) {

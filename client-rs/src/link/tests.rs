@@ -16,7 +16,7 @@ use super::*;
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::frames::Frames;
-use crate::peer::{FRAME_BYTES, Peer, SLOT_BYTES, ask, frames_reply};
+use crate::peer::{FRAME_BYTES, Peer, SLOT_BYTES, Said, ask, frames_reply};
 use crate::pending::Pending;
 
 const LARGE_QUOTA: u64 = 1 << 30;
@@ -124,6 +124,52 @@ fn replies_reach_the_threads_that_wait_for_them_in_any_order() {
         for thread in threads {
             let (key, value) = thread.join().unwrap();
             assert_eq!(u64::from(value), key);
+        }
+    });
+}
+
+#[test]
+fn threads_and_futures_hand_the_socket_on_to_each_other() {
+    const REQUESTS_EACH: u64 = 300;
+    let (link, mut peer) = Peer::connected(LARGE_QUOTA);
+    peer.grant_arena(64 * SLOT_BYTES);
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let link = Arc::clone(&link);
+            scope.spawn(move || {
+                for _ in 0..REQUESTS_EACH {
+                    let frames = match thread % 3 {
+                        0 => frames(&link, ask(&link)).unwrap(),
+                        1 => reeld_tests::block_on(pending(&link)).unwrap(),
+                        _ => {
+                            let pending = pending(&link);
+                            let _ = pending.is_done();
+                            pending.wait().unwrap()
+                        }
+                    };
+                    assert_eq!(frames.len() as u64, FRAME_BYTES);
+                }
+            });
+        }
+        let mut random = Random::new(4);
+        let mut open = Vec::new();
+        let mut answered = 0;
+        while answered < 6 * REQUESTS_EACH {
+            // Answers when all wait, in random order and number.
+            while open.len() < 6 && answered + (open.len() as u64) < 6 * REQUESTS_EACH {
+                match peer.hear() {
+                    Said::Request(request, _) => open.push(request),
+                    Said::Notice(_) => {}
+                }
+                if random.below(3) == 0 {
+                    break;
+                }
+            }
+            for _ in 0..=random.below(open.len() as u64) {
+                let request = open.swap_remove(random.below(open.len() as u64) as usize);
+                peer.send_frames(request, request % 64, 1);
+                answered += 1;
+            }
         }
     });
 }

@@ -48,12 +48,8 @@ impl Link {
         if lock(&self.calls).is_done(key) {
             return true;
         }
-        self.take_turn(Duration::ZERO);
-        let calls = lock(&self.calls);
-        if !calls.is_led {
-            self.call_successor(&calls);
-        }
-        calls.is_done(key)
+        self.help(Duration::ZERO);
+        lock(&self.calls).is_done(key)
     }
 
     /// Has a future woken at the end of its call, by a thread that reads while futures wait.
@@ -81,9 +77,22 @@ impl Link {
     pub(crate) fn await_reader_turn(&self) -> bool {
         let mut calls = lock(&self.calls);
         while calls.closed().is_none() && (calls.is_led || !calls.has_futures()) {
+            if !calls.is_led {
+                self.call_successor(&calls);
+            }
             calls = self.reader_turn.wait(calls).unwrap_or_else(PoisonError::into_inner);
         }
         calls.closed().is_none()
+    }
+
+    /// A turn of a thread that waits for nothing itself.
+    pub(super) fn help(self: &Arc<Self>, patience: Duration) -> Turn {
+        let turn = self.take_turn(patience);
+        let calls = lock(&self.calls);
+        if !calls.is_led {
+            self.call_successor(&calls);
+        }
+        turn
     }
 
     /// Nobody leads any more: wakes one thread that may.
