@@ -27,13 +27,13 @@ const IDLE_INDEX_BYTES_MAX: u64 = 256 << 20;
 
 /// Something that an engine finds out once and everybody shares.
 #[derive(Debug)]
-pub enum Known<T> {
+pub enum Knowledge<T> {
     /// Nobody has asked yet.
     Unknown,
     /// An engine was asked.
     Pending,
     /// This.
-    Known(T),
+    Present(T),
 }
 
 /// One file of one user.
@@ -48,9 +48,9 @@ pub struct Entry {
     /// What messages call it.
     pub label: String,
     /// What the header says.
-    pub media: Known<Arc<MediaMetadata>>,
+    pub media: Knowledge<Arc<MediaMetadata>>,
     /// By stream: all frames.
-    pub indexes: HashMap<StreamIndex, Known<Arc<Index>>>,
+    pub indexes: HashMap<StreamIndex, Knowledge<Arc<Index>>>,
     handle_count: u64,
     idle_since: Instant,
     is_shared: bool,
@@ -58,9 +58,11 @@ pub struct Entry {
 
 impl Entry {
     fn index_bytes(&self) -> u64 {
-        let bytes = |known: &Known<Arc<Index>>| match known {
-            Known::Known(index) => (index.entries.len() * size_of::<crate::link::index::IndexEntry>()) as u64,
-            Known::Unknown | Known::Pending => 0,
+        let bytes = |known: &Knowledge<Arc<Index>>| match known {
+            Knowledge::Present(index) => {
+                (index.entries.len() * size_of::<crate::link::index::IndexEntry>()) as u64
+            }
+            Knowledge::Unknown | Knowledge::Pending => 0,
         };
         self.indexes.values().map(bytes).sum()
     }
@@ -117,7 +119,7 @@ impl Catalog {
             identity,
             fd: Arc::new(fd),
             label: label.to_owned(),
-            media: Known::Unknown,
+            media: Knowledge::Unknown,
             indexes: HashMap::new(),
             handle_count: 1,
             idle_since: now,

@@ -1,6 +1,7 @@
 //! [`Client`]: one connected process, with everything it holds. Dropping it gives all of it back but what
 //! engines and the catalog know of: those are told by `Broker::forget_client`.
 
+use std::cmp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -137,7 +138,7 @@ impl Client {
         }
         let welcome = Welcome {
             major: VERSION_MAJOR,
-            minor: hello.minor_max.min(VERSION_MINOR),
+            minor: cmp::min(hello.minor_max, VERSION_MINOR),
             features: 0,
             instance,
             quota_bytes: self.memory.quota_bytes(),

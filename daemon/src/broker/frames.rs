@@ -25,8 +25,8 @@ const PARTS_MAX: usize = 4096;
 const CRASHES_MAX: u8 = 1;
 
 impl Broker {
-    pub(super) fn get_frames(&mut self, client: u64, request_id: u64, wanted: GetFrames, fds: Vec<OwnedFd>) {
-        match self.plan_request(client, request_id, &wanted, fds) {
+    pub(super) fn get_frames(&mut self, client: u64, request_id: u64, wanted: &GetFrames, fds: Vec<OwnedFd>) {
+        match self.plan_request(client, request_id, wanted, fds) {
             Ok(request) => {
                 self.totals.requests += 1;
                 let key = self.requests.insert(request);

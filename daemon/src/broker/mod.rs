@@ -273,7 +273,7 @@ impl Broker {
         client.request_count += 1;
         match Request::decode(kind, &frame.body) {
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, frame.fds),
-            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, frame.fds),
+            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, &wanted, frame.fds),
             Ok(Some(Request::Status)) => {
                 let status = Reply::Status(Box::new(self.status()));
                 if let Some(client) = self.clients.get_mut(&key) {

@@ -12,7 +12,7 @@ use reeld_protocol::message::{OpenSource, Reply, SeekMode, SourceOpened};
 use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata, VideoHeader};
 use tokio::sync::Semaphore;
 
-use super::catalog::Known;
+use super::catalog::Knowledge;
 use super::client::{OpenedSource, SOURCES_MAX};
 use super::job::{Job, Task, User};
 use super::plan::Timeline;
@@ -95,10 +95,10 @@ impl Broker {
         let waiter = Waiter { client, priority: 0, deadline_millis: None };
         let Some(entry) = self.catalog.get_mut(source) else { return };
         let media = match &entry.media {
-            Known::Known(media) => Arc::clone(media),
-            Known::Pending => return,
-            Known::Unknown => {
-                entry.media = Known::Pending;
+            Knowledge::Present(media) => Arc::clone(media),
+            Knowledge::Pending => return,
+            Knowledge::Unknown => {
+                entry.media = Knowledge::Pending;
                 return self.push_catalog_job(source, Task::Probe { waiter });
             }
         };
@@ -112,11 +112,11 @@ impl Broker {
                 let effective = EffectiveMetadata::approximate(&stream, &header, &media);
                 Timeline::Approximate { effective, time_base: stream.time_base }
             }
-            SeekMode::Exact => match entry.indexes.entry(number).or_insert(Known::Unknown) {
-                Known::Known(index) => Timeline::exact(Arc::clone(index)),
-                Known::Pending => return,
-                unknown @ Known::Unknown => {
-                    *unknown = Known::Pending;
+            SeekMode::Exact => match entry.indexes.entry(number).or_insert(Knowledge::Unknown) {
+                Knowledge::Present(index) => Timeline::exact(Arc::clone(index)),
+                Knowledge::Pending => return,
+                unknown @ Knowledge::Unknown => {
+                    *unknown = Knowledge::Pending;
                     self.totals.scans += 1;
                     return self.push_catalog_job(source, Task::Scan { stream: number, waiter });
                 }
@@ -161,7 +161,7 @@ impl Broker {
     /// An engine has read a header.
     pub(super) fn probed(&mut self, source: CatalogId, media: MediaMetadata) {
         if let Some(entry) = self.catalog.get_mut(source) {
-            entry.media = Known::Known(Arc::new(media));
+            entry.media = Knowledge::Present(Arc::new(media));
         }
         self.advance_opens_of(source);
     }
@@ -187,7 +187,7 @@ impl Broker {
         match index {
             Ok(index) => {
                 if let Some(entry) = self.catalog.get_mut(source) {
-                    entry.indexes.insert(stream, Known::Known(Arc::new(index)));
+                    entry.indexes.insert(stream, Knowledge::Present(Arc::new(index)));
                 }
                 self.advance_opens_of(source);
             }
@@ -209,9 +209,9 @@ impl Broker {
 
     fn fail_opens_of(&mut self, source: CatalogId, error: &WireError) {
         if let Some(entry) = self.catalog.get_mut(source) {
-            entry.indexes.retain(|_, known| matches!(known, Known::Known(_)));
-            if matches!(entry.media, Known::Pending) {
-                entry.media = Known::Unknown;
+            entry.indexes.retain(|_, known| matches!(known, Knowledge::Present(_)));
+            if matches!(entry.media, Knowledge::Pending) {
+                entry.media = Knowledge::Unknown;
             }
         }
         self.catalog.unshare(source);

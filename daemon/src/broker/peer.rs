@@ -104,10 +104,7 @@ async fn read(
     events: mpsc::Sender<Event>,
     requests: Option<Arc<Semaphore>>,
 ) {
-    let reason = match read_frames(key, &stream, &events, requests.as_deref()).await {
-        Ok(()) => None,
-        Err(error) => Some(error),
-    };
+    let reason = read_frames(key, &stream, &events, requests.as_deref()).await.err();
     let _ = events.send(Event::Gone { key, reason }).await;
 }
 

@@ -118,15 +118,12 @@ impl Broker {
     }
 
     pub(super) fn engine_frame(&mut self, key: EngineKey, frame: Frame) {
-        let reply = match EngineReply::decode(frame.header.kind, &frame.body) {
-            Ok(Some(reply)) => reply,
-            Ok(None) | Err(_) => {
-                tracing::error!(engine = key.0, kind = frame.header.kind, "an engine talks nonsense");
-                if let Some(engine) = self.engines.get_mut(key) {
-                    engine.kill();
-                }
-                return;
+        let Ok(Some(reply)) = EngineReply::decode(frame.header.kind, &frame.body) else {
+            tracing::error!(engine = key.0, kind = frame.header.kind, "an engine talks nonsense");
+            if let Some(engine) = self.engines.get_mut(key) {
+                engine.kill();
             }
+            return;
         };
         let now = Instant::now();
         match reply {
