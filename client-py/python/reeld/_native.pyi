@@ -1,0 +1,131 @@
+"""The native module: the Rust client as Python sees it. Not for callers of this package.
+
+Blocking methods release the GIL and raise ``KeyboardInterrupt`` within 50 ms of Ctrl-C. They raise the
+classes of ``reeld.errors``.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, final
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import CapsuleType
+
+__version__: str
+
+class StreamDescription(TypedDict):
+    """An open stream: the fields of ``reeld.metadata.VideoStreamMetadata``, not yet in their final types."""
+
+    duration_seconds_from_header: float | None
+    begin_stream_seconds_from_header: float | None
+    bit_rate: int
+    codec: str
+    stream_index: int
+    media_type: str
+    width: int
+    height: int
+    num_frames_from_header: int | None
+    average_fps_from_header: float | None
+    pixel_aspect_ratio: tuple[int, int]
+    rotation: float | None
+    color_primaries: str | None
+    color_space: str | None
+    color_transfer_characteristic: str | None
+    pixel_format: str | None
+    begin_stream_seconds_from_content: float | None
+    end_stream_seconds_from_content: float | None
+    num_frames_from_content: int | None
+    duration_seconds: float | None
+    begin_stream_seconds: float | None
+    end_stream_seconds: float | None
+    num_frames: int | None
+    average_fps: float | None
+
+@final
+class Client:
+    """A connection to a daemon. Threads may share it; a forked child connects anew by itself."""
+
+    def __new__(
+        cls,
+        *,
+        socket: str | None = None,
+        binary: str | None = None,
+        binary_dirs: Sequence[str] = (),
+        autostart: bool = True,
+    ) -> Client: ...
+    def open(
+        self,
+        source: str | bytes,
+        *,
+        stream: int | None,
+        seek_mode: Literal["exact", "approximate"],
+        dtype: Literal["uint8", "float32"],
+        thread_count: int,
+    ) -> Video: ...
+    def status(self) -> dict[str, Any]: ...
+    def statistics(self) -> dict[str, int]: ...
+
+@final
+class Video:
+    """An open stream of a source."""
+
+    def description(self) -> StreamDescription: ...
+    def quota_bytes(self) -> int:
+        """The most bytes that this process's results may have together."""
+
+    def read(self, wanted: Wanted) -> Part: ...
+
+@final
+class Wanted:
+    """Which frames of one video."""
+
+    @staticmethod
+    def index(index: int) -> Wanted: ...
+    @staticmethod
+    def indices(indices: NDArray[np.int64]) -> Wanted: ...
+    @staticmethod
+    def index_range(start: int, stop: int, step: int) -> Wanted: ...
+    @staticmethod
+    def played_at(seconds: float) -> Wanted: ...
+    @staticmethod
+    def played_at_each(seconds: NDArray[np.float64]) -> Wanted: ...
+    @staticmethod
+    def played_in_range(start: float, stop: float) -> Wanted: ...
+
+@final
+class Pending:
+    """A request on its way; dropping it cancels it."""
+
+    def result(self, timeout_seconds: float | None = None) -> list[Part]: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> None: ...
+
+def submit(
+    parts: Sequence[tuple[Video, Wanted]], *, priority: int = 0, timeout_seconds: float | None = None
+) -> Pending:
+    """Asks for frames of several videos of one connection by one request, without waiting for them."""
+
+@final
+class Part:
+    """The frames of one video in a reply. Times are float64 seconds."""
+
+    def frame(self, channels_first: bool) -> tuple[Pixels, float, float]: ...
+    def batch(self, channels_first: bool) -> tuple[Pixels, bytearray, bytearray]: ...
+
+@final
+class Pixels:
+    """Frames as a block of numbers in the daemon's memory, for torch and numpy to view."""
+
+    def dlpack_capsule(self) -> CapsuleType: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: object | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    @property
+    def __array_interface__(self) -> dict[str, object]: ...
+    def arena_addresses(self) -> tuple[int, int] | None: ...

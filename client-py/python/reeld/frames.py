@@ -1,0 +1,110 @@
+"""Frames as callers get them, with their times.
+
+How the pixels got here does not live in this file: the classes hold any tensor or array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import types
+
+    import torch
+
+
+class _ShortRepr:
+    """Shows the shape of ``data`` instead of its values, one field a line."""
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}:"]
+        for field in fields(self):  # pyright: ignore[reportArgumentType] # its subclasses are dataclasses
+            value = getattr(self, field.name)
+            if field.name == "data":
+                lines.append(f"  data (shape): {value.shape}")
+            else:
+                lines.append(f"  {field.name}: {value}")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(repr=False)
+class Frame(_ShortRepr):
+    """One frame and when it is shown.
+
+    Iterating gives the three fields, so ``data, pts_seconds, duration_seconds = frame`` works.
+
+    Raises:
+        ValueError: ``data`` does not have 3 dimensions.
+
+    Example:
+        >>> from reeld.decoders import VideoDecoder
+        >>> data, pts_seconds, duration_seconds = VideoDecoder(video_path).get_frame_at(0)
+        >>> data.ndim, isinstance(pts_seconds, float)
+        (3, True)
+    """
+
+    data: torch.Tensor
+    """The pixels, (C, H, W) or (H, W, C): a tensor, or a numpy array where torch is not installed."""
+    pts_seconds: float
+    """When the frame begins to be shown, in seconds."""
+    duration_seconds: float
+    """For how long it is shown, in seconds."""
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise ValueError(f"A frame's data must be 3-dimensional; its shape is {tuple(self.data.shape)}.")
+        self.pts_seconds = float(self.pts_seconds)
+        self.duration_seconds = float(self.duration_seconds)
+
+    def __iter__(self) -> Iterator[torch.Tensor | float]:
+        return iter((self.data, self.pts_seconds, self.duration_seconds))
+
+
+@dataclass(repr=False)
+class FrameBatch(_ShortRepr):
+    """Several frames in one tensor, and when each is shown.
+
+    Indexing and slicing apply to all three fields and give another ``FrameBatch``; iterating gives one
+    ``FrameBatch`` without the leading dimension per frame.
+
+    Raises:
+        ValueError: ``data`` has fewer than 3 dimensions, or its leading dimensions, all but the last three,
+            are not the shape of ``pts_seconds`` and ``duration_seconds``.
+
+    Example:
+        >>> from reeld.decoders import VideoDecoder
+        >>> batch = VideoDecoder(video_path).get_frames_at([0, 2, 4])
+        >>> len(batch), batch[1:].data.shape[0], batch[0].data.ndim
+        (3, 2, 3)
+    """
+
+    data: torch.Tensor
+    """The pixels, (…, C, H, W) or (…, H, W, C): a tensor, or a numpy array where torch is not installed."""
+    pts_seconds: torch.Tensor
+    """When each frame begins to be shown, in seconds: float64, in the CPU's memory."""
+    duration_seconds: torch.Tensor
+    """For how long each is shown, in seconds: float64, in the CPU's memory."""
+
+    def __post_init__(self) -> None:
+        if self.data.ndim < 3:
+            raise ValueError(
+                f"A batch's data must be at least 3-dimensional; its shape is {tuple(self.data.shape)}."
+            )
+        leading = tuple(self.data.shape[:-3])
+        pts, durations = tuple(self.pts_seconds.shape), tuple(self.duration_seconds.shape)
+        if not leading == pts == durations:
+            raise ValueError(
+                f"The leading dimensions of the inputs do not match: data has {leading} before its last "
+                f"three, pts_seconds has {pts}, duration_seconds has {durations}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: int | slice | list[int] | torch.Tensor | types.EllipsisType) -> FrameBatch:
+        return FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        return (self[position] for position in range(len(self)))

@@ -1,0 +1,95 @@
+//! [`Client`]: a connection to a daemon.
+//!
+//! Which one is used where none is named is not decided here but in Python's `client.py`.
+
+use std::path::PathBuf;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use reeld_client::{Dtype, MediaSource, OpenOptions, SeekMode};
+
+use crate::status;
+use crate::video::Video;
+use crate::wait::interruptibly;
+
+/// Threads may share it; a forked child connects anew by itself.
+#[pyclass(frozen, module = "reeld._native")]
+pub(crate) struct Client {
+    client: reeld_client::Client,
+}
+
+/// What a decoder is made from.
+#[derive(FromPyObject)]
+enum Source {
+    Bytes(Vec<u8>),
+    Path(PathBuf),
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (*, socket=None, binary=None, binary_dirs=Vec::new(), autostart=true))]
+    fn new(
+        py: Python<'_>,
+        socket: Option<PathBuf>,
+        binary: Option<PathBuf>,
+        binary_dirs: Vec<PathBuf>,
+        autostart: bool,
+    ) -> PyResult<Client> {
+        let mut builder = reeld_client::Client::builder().name("python");
+        if let Some(socket) = socket {
+            builder = builder.socket(socket);
+        }
+        if let Some(binary) = binary {
+            builder = builder.binary(binary);
+        }
+        for folder in binary_dirs {
+            builder = builder.binary_dir(folder);
+        }
+        if !autostart {
+            builder = builder.autostart(false);
+        }
+        Ok(Client { client: interruptibly(py, move || builder.connect())? })
+    }
+
+    #[pyo3(signature = (source, *, stream, seek_mode, dtype, thread_count))]
+    fn open(
+        &self,
+        py: Python<'_>,
+        source: Source,
+        stream: Option<u32>,
+        seek_mode: &str,
+        dtype: &str,
+        thread_count: u16,
+    ) -> PyResult<Video> {
+        let seek_mode = match seek_mode {
+            "exact" => SeekMode::Exact,
+            "approximate" => SeekMode::Approximate,
+            other => return Err(PyValueError::new_err(format!("there is no seek mode {other:?}"))),
+        };
+        let dtype = match dtype {
+            "uint8" => Dtype::Uint8,
+            "float32" => Dtype::Float32,
+            other => return Err(PyValueError::new_err(format!("there is no dtype {other:?}"))),
+        };
+        let source = match source {
+            Source::Bytes(bytes) => MediaSource::Bytes(bytes),
+            Source::Path(path) => MediaSource::Path(path),
+        };
+        let options = OpenOptions { stream, seek_mode, dtype, thread_count };
+        let client = self.client.clone();
+        Ok(Video::new(interruptibly(py, move || client.open(source, options))?))
+    }
+
+    /// What the daemon says about itself.
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let client = self.client.clone();
+        status::report(py, &interruptibly(py, move || client.status())?)
+    }
+
+    /// What this side counts.
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        status::statistics(py, &self.client.statistics())
+    }
+}

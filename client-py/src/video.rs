@@ -1,0 +1,90 @@
+//! [`Video`]: an open stream, and what is known of it.
+//!
+//! How metadata are shown to callers is not decided here but in Python's `metadata.py`.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use reeld_client::RequestOptions;
+use reeld_client::metadata::MediaType;
+
+use crate::error::exception;
+use crate::part::Part;
+use crate::wait::wait_for_frames;
+use crate::wanted::Wanted;
+
+/// An open stream of a source.
+#[pyclass(frozen, module = "reeld._native")]
+pub(crate) struct Video {
+    pub(crate) video: reeld_client::Video,
+}
+
+#[pymethods]
+impl Video {
+    /// The fields of Python's `VideoStreamMetadata`.
+    fn description<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let metadata = self.video.metadata();
+        let (stream, video, effective) = (metadata.stream(), metadata.video(), metadata.effective());
+        let content = metadata.content();
+        let ratio = video.sample_aspect_ratio;
+        let fields = PyDict::new(py);
+        fields.set_item("duration_seconds_from_header", stream.duration_seconds_from_header)?;
+        fields.set_item("begin_stream_seconds_from_header", stream.begin_stream_seconds_from_header)?;
+        fields.set_item("bit_rate", stream.bit_rate)?;
+        fields.set_item("codec", &stream.codec)?;
+        fields.set_item("stream_index", stream.stream_index.0)?;
+        fields.set_item("media_type", media_type_name(stream.media_type))?;
+        fields.set_item("width", video.width)?;
+        fields.set_item("height", video.height)?;
+        fields.set_item("num_frames_from_header", video.num_frames_from_header)?;
+        fields.set_item("average_fps_from_header", video.average_fps_from_header)?;
+        fields.set_item("pixel_aspect_ratio", (ratio.numerator, ratio.denominator))?;
+        fields.set_item("rotation", video.rotation_degrees)?;
+        fields.set_item("color_primaries", &video.color_primaries)?;
+        fields.set_item("color_space", &video.color_space)?;
+        fields.set_item("color_transfer_characteristic", &video.color_transfer_characteristic)?;
+        fields.set_item("pixel_format", &video.pixel_format)?;
+        fields.set_item(
+            "begin_stream_seconds_from_content",
+            content.map(|content| content.begin_stream_seconds),
+        )?;
+        fields
+            .set_item("end_stream_seconds_from_content", content.map(|content| content.end_stream_seconds))?;
+        fields.set_item("num_frames_from_content", content.map(|content| content.num_frames))?;
+        fields.set_item("duration_seconds", effective.duration_seconds)?;
+        fields.set_item("begin_stream_seconds", effective.begin_stream_seconds)?;
+        fields.set_item("end_stream_seconds", effective.end_stream_seconds)?;
+        fields.set_item("num_frames", effective.num_frames)?;
+        fields.set_item("average_fps", effective.average_fps)?;
+        Ok(fields)
+    }
+
+    /// The most bytes that this process's results may have together.
+    fn quota_bytes(&self) -> u64 {
+        self.video.client().statistics().quota_bytes
+    }
+
+    /// Asks for frames and waits for them.
+    fn read(&self, py: Python<'_>, wanted: &Wanted) -> PyResult<Part> {
+        let submitted = py.detach(|| self.video.submit(wanted.wanted.clone(), RequestOptions::default()));
+        let pending = submitted.map_err(|error| exception(&error))?;
+        Ok(Part::only(wait_for_frames(py, &pending)?))
+    }
+}
+
+impl Video {
+    pub(crate) fn new(video: reeld_client::Video) -> Video {
+        Video { video }
+    }
+}
+
+/// As FFmpeg calls them.
+fn media_type_name(media_type: MediaType) -> &'static str {
+    match media_type {
+        MediaType::Video => "video",
+        MediaType::Audio => "audio",
+        MediaType::Subtitle => "subtitle",
+        MediaType::Data => "data",
+        MediaType::Attachment => "attachment",
+        MediaType::Unknown => "unknown",
+    }
+}
