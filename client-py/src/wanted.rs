@@ -19,7 +19,13 @@ impl Wanted {
         reeld_client::Wanted::Indices(vec![index]).into()
     }
 
-    /// Frames in any order, from the end where negative. Takes a buffer of int64.
+    /// Frames in any order, from the end where negative.
+    #[staticmethod]
+    fn index_list(indices: Vec<i64>) -> Wanted {
+        reeld_client::Wanted::Indices(indices).into()
+    }
+
+    /// As `index_list`, from a buffer of int64.
     #[staticmethod]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts buffers by value only")]
     fn indices(py: Python<'_>, indices: PyBuffer<i64>) -> PyResult<Wanted> {

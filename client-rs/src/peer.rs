@@ -15,6 +15,7 @@ use reeld_protocol::message::{
 use reeld_protocol::{
     Arena, ArenaId, Frame, FrameReader, LeaseId, Notice, Outbox, Received, SourceId, Welcome, WireError,
 };
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::calls::{CallKey, Expected};
@@ -74,6 +75,15 @@ impl Peer {
                 assert_eq!(self.reader.receive(&self.socket, RecvFlags::empty()).unwrap(), Received::Bytes);
             }
         }
+    }
+
+    /// True if something came that was not heard yet.
+    pub(crate) fn can_hear(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !self.heard.is_empty()
+            || !self.reader.is_empty()
+            || rustix::event::poll(&mut fds, Some(&now)) == Ok(1)
     }
 
     /// The next message, which must be a request.

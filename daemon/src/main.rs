@@ -9,7 +9,7 @@ mod engine;
 mod ffi;
 mod link;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -21,7 +21,9 @@ use config::{Command, CommandLine, EngineOptions};
 fn main() -> ExitCode {
     let command = CommandLine::parse().command;
     let filter = EnvFilter::try_from_env("REELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A log file is read with other tools than a terminal.
+    let is_colored = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(io::stderr).init();
     let result = match command {
         Command::Serve(options) => broker::serve(options, ffi::library_versions()),
         Command::Engine(options) => decode(&options),

@@ -26,6 +26,13 @@ impl Rational {
     pub fn nearest_ticks(self, seconds: f64) -> i64 {
         (seconds * f64::from(self.denominator) / f64::from(self.numerator)).round() as i64
     }
+
+    /// The last tick that is not after a time. Just before a frame begins that is the frame before it, where
+    /// the nearest tick would be the frame itself.
+    pub fn ticks_at(self, seconds: f64) -> i64 {
+        let nearest = self.nearest_ticks(seconds);
+        if self.seconds(nearest) > seconds { nearest - 1 } else { nearest }
+    }
 }
 
 /// Which kind of media a stream carries.
@@ -198,5 +205,7 @@ mod tests {
         let time_base = Rational { numerator: 1001, denominator: 30000 };
         assert_eq!(time_base.seconds(3), 3.0 * 1001.0 / 30000.0);
         assert_eq!(time_base.nearest_ticks(time_base.seconds(12345)), 12345);
+        assert_eq!(time_base.ticks_at(time_base.seconds(12345)), 12345);
+        assert_eq!(time_base.ticks_at(time_base.seconds(12345).next_down()), 12344);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Where sockets lie, and who may connect, is configuration and not decided here.
 
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -11,7 +13,7 @@ use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 
-/// Listens at a path. The socket file has `mode` from its first moment on. An existing file is an error:
+/// Listens at a path. The socket file never has more permissions than `mode`. An existing file is an error:
 /// whether it is stale is for the caller to find out.
 pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let listener = ListenerOptions::new()
@@ -20,6 +22,8 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
         .reclaim_name(false)
         .create_sync()?;
     let Listener::UdSocket(listener) = listener;
+    // The kernel takes away what the umask forbids, such as the group's right to write, which is to connect.
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     Ok(listener.into())
 }
 
@@ -68,6 +72,16 @@ pub fn peer_identity(socket: impl AsFd) -> io::Result<PeerIdentity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn socket_has_its_mode_whatever_the_umask() {
+        let path = std::env::temp_dir().join(format!("reeld-mode-{}.sock", std::process::id()));
+        let listener = listen(&path, 0o666).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        std::fs::remove_file(&path).unwrap();
+        drop(listener);
+        assert_eq!(mode & 0o777, 0o666);
+    }
 
     #[test]
     fn peer_of_a_socketpair_is_this_process() {

@@ -21,6 +21,7 @@ from reeld.errors import (
     InvalidRequestError,
     NoSlotsError,
     RangeError,
+    ReeldError,
 )
 
 if TYPE_CHECKING:
@@ -53,17 +54,10 @@ class StreamBounds:
             FrameIndexError: There is no such frame.
             ArgumentTypeError: It is not an integer of 64 bits.
         """
-        try:
-            value = operator.index(index)
-        except TypeError:
-            value = _item(index)
-        if not isinstance(value, int):
-            raise ArgumentTypeError(f"A frame index must be an integer, not {type(index).__name__}.")
-        if value not in _INT64:
-            raise ArgumentTypeError(f"A frame index must be an integer of 64 bits, which {value} is not.")
+        value = index if type(index) is int else _as_index(index)
         if not -self.frame_count <= value < self.frame_count:
             raise self._no_such_frame(value)
-        return Wanted.index(int(value))
+        return Wanted.index(value)
 
     def at_each(self, indices: Indices) -> Wanted | None:
         """Frames in any order, also several times.
@@ -76,6 +70,13 @@ class StreamBounds:
         """
         if isinstance(indices, range) and indices:
             return self._at_range(indices)
+        if type(indices) is list and set(map(type, indices)) == {int}:
+            # The usual case, without the way through numpy.
+            self.check_fits(len(indices))
+            for outermost in (min(indices), max(indices)):
+                if not -self.frame_count <= outermost < self.frame_count:
+                    raise self._no_such_frame(outermost)
+            return Wanted.index_list(indices)
         array = _as_array(indices, "Frame indices", torch_dtype="int64")
         if not isinstance(indices, np.ndarray) and array.dtype.kind in "iu" and array.dtype != np.uint64:
             # Integers in a list have no size of their own, whatever numpy makes of them.
@@ -191,7 +192,9 @@ class StreamBounds:
             return Wanted.index_range(indices.start, indices[-1] + 1, indices.step)
         return Wanted.indices(np.arange(indices.start, indices.stop, indices.step, dtype=np.int64))
 
-    def _no_such_frame(self, index: int) -> FrameIndexError:
+    def _no_such_frame(self, index: int) -> ReeldError:
+        if index not in _INT64:
+            return ArgumentTypeError(f"A frame index must be an integer of 64 bits, which {index} is not.")
         if index >= 0:
             allowed = f"it must be less than {self.frame_count}, the number of frames"
         else:
@@ -201,6 +204,16 @@ class StreamBounds:
     def _allowed_times(self) -> str:
         begin, end = self.begin_seconds, self.end_seconds
         return f"It must be greater than or equal to {begin} and must be less than {end}."
+
+
+def _as_index(index: SupportsIndex) -> int:
+    try:
+        value = operator.index(index)
+    except TypeError:
+        value = _item(index)
+    if not isinstance(value, int):
+        raise ArgumentTypeError(f"A frame index must be an integer, not {type(index).__name__}.")
+    return int(value)
 
 
 def as_seconds(seconds: float) -> float:

@@ -169,6 +169,7 @@ def _decoder(clip: Clip) -> VideoDecoder:
 
 def _wanted(clip: Clip, bounds: StreamBounds) -> Wanted | None:
     if clip.indices is not None:
-        return bounds.at_each(clip.indices)
+        # A batch may have a video of which nothing is wanted; `get_frames_at` refuses that as TorchCodec does.
+        return bounds.at_each(clip.indices) if len(clip.indices) else None
     assert clip.seconds is not None
     return bounds.played_at_each(clip.seconds)

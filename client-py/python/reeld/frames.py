@@ -92,12 +92,11 @@ class FrameBatch(_ShortRepr):
             raise ValueError(
                 f"A batch's data must be at least 3-dimensional; its shape is {tuple(self.data.shape)}."
             )
-        leading = tuple(self.data.shape[:-3])
-        pts, durations = tuple(self.pts_seconds.shape), tuple(self.duration_seconds.shape)
+        leading, pts, durations = self.data.shape[:-3], self.pts_seconds.shape, self.duration_seconds.shape
         if not leading == pts == durations:
             raise ValueError(
-                f"The leading dimensions of the inputs do not match: data has {leading} before its last "
-                f"three, pts_seconds has {pts}, duration_seconds has {durations}."
+                f"The leading dimensions of the inputs do not match: data has {tuple(leading)} before its "
+                f"last three, pts_seconds has {tuple(pts)}, duration_seconds has {tuple(durations)}."
             )
 
     def __len__(self) -> int:

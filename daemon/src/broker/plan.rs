@@ -242,7 +242,7 @@ impl Timeline {
     fn played_at(&self, seconds: f64) -> Located {
         let Timeline::Exact { index, .. } = self else { return by_demuxer(Target::PlayedAt(seconds)) };
         let time_base = index.time_base;
-        let keyframe = keyframe_before(index, time_base.nearest_ticks(seconds));
+        let keyframe = keyframe_before(index, time_base.ticks_at(seconds));
         let first = keyframe.map_or(0, |position| index.keyframes[position] as usize);
         let covers = |pts: i64, duration: i64| {
             let begin = time_base.seconds(pts);
@@ -451,6 +451,14 @@ mod tests {
         let timeline = exact(&[(0, 1, true), (10, 1, false)]);
         assert_eq!(targets(&timeline, &Selection::PlayedAtEach(vec![0.5])), [Target::AtOrAfter(0)]);
         assert_eq!(targets(&timeline, &Selection::PlayedAt(0.5)), [Target::AtOrAfter(10)]);
+    }
+
+    #[test]
+    fn time_just_before_a_keyframe_is_covered_by_the_frame_before_it() {
+        let timeline = exact(&[(0, 10, true), (10, 10, true)]);
+        let before = 1f64.next_down();
+        assert_eq!(targets(&timeline, &Selection::PlayedAt(before)), [Target::AtOrAfter(0)]);
+        assert_eq!(targets(&timeline, &Selection::PlayedAt(1.0)), [Target::AtOrAfter(10)]);
     }
 
     #[test]

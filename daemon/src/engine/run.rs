@@ -264,7 +264,7 @@ impl<D: Device> RunInProgress<D> {
 
     /// The picture that `target` means, if it is cached and decoding would bring the same. Of one that begins
     /// after the target nobody knows whether another comes before it; and one that is shown at the target is
-    /// only meant if no earlier one still is, and if decoding would begin before it.
+    /// only meant if no earlier one still is.
     fn cached_pts(&self, cache: &PictureCache<D::Picture, Look>, target: Target) -> Option<i64> {
         let stream = self.stream();
         let time_base = self.facts.time_base;
@@ -275,9 +275,7 @@ impl<D: Device> RunInProgress<D> {
                 let is_shown = time_base.seconds(shown.pts) <= seconds
                     && seconds < time_base.seconds(shown.end())
                     && time_base.seconds(shown.earlier_end) <= seconds;
-                is_shown
-                    && self.is_in_run(shown)
-                    && (shown.pts >= cursor || time_base.seconds(cursor) <= seconds)
+                is_shown && self.is_in_run(shown)
             }),
         }
     }

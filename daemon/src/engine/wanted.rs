@@ -39,7 +39,7 @@ impl Shown {
 pub fn cursor(target: Target, time_base: Rational) -> i64 {
     match target {
         Target::AtOrAfter(pts) => pts,
-        Target::PlayedAt(seconds) => time_base.nearest_ticks(seconds),
+        Target::PlayedAt(seconds) => time_base.ticks_at(seconds),
     }
 }
 

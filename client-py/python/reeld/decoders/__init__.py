@@ -7,6 +7,7 @@ Example:
     True
 """
 
+from reeld.decoders._cpu_fallback import CpuFallbackStatus
 from reeld.decoders._video_decoder import VideoDecoder
 
-__all__ = ["VideoDecoder"]
+__all__ = ["CpuFallbackStatus", "VideoDecoder"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 from reeld import _arrays, client
 from reeld._bounds import StreamBounds, as_seconds
 from reeld._native import Wanted
+from reeld.decoders._cpu_fallback import CpuFallbackStatus
 from reeld.decoders._sources import checked_source
 from reeld.errors import ArgumentTypeError, InvalidRequestError, RangeError, UnsupportedError
 from reeld.frames import Frame, FrameBatch
@@ -64,6 +65,7 @@ class VideoDecoder:
     Attributes:
         metadata (VideoStreamMetadata): What is known of the stream.
         stream_index (int): Position of the stream among all streams of the file.
+        cpu_fallback (CpuFallbackStatus): Whether another device than the CPU was asked for in vain.
 
     Raises:
         MediaError: The file is missing, not a regular file, or cannot be read as media.
@@ -119,6 +121,7 @@ class VideoDecoder:
         self.stream_index = self.metadata.stream_index
         self._bounds = _stream_bounds(self.metadata, self._dtype, self._native.quota_bytes())
         self._num_frames = self._bounds.frame_count
+        self.cpu_fallback = CpuFallbackStatus()
 
     def __len__(self) -> int:
         return self._num_frames
