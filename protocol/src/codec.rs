@@ -9,13 +9,17 @@ pub use bincode::{Decode, Encode};
 
 use crate::header::BODY_BYTES_MAX;
 
+/// What a body may take in memory once it is decoded, which is what bincode's limit counts. A list element
+/// of one byte on the wire takes 8 to 56 bytes; 16 bodies hold every list that fits into one.
+const DECODED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
+
 type Config = bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<BODY_BYTES_MAX>,
+    bincode::config::Limit<DECODED_BYTES_MAX>,
 >;
 
-const CONFIG: Config = bincode::config::standard().with_limit::<BODY_BYTES_MAX>();
+const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
 /// Why a body could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,12 @@ mod tests {
     fn huge_length_prefix_is_refused_without_reserving() {
         let bytes = [0xFD, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
         assert!(matches!(decode::<Vec<u64>>(&bytes), Err(CodecError::Malformed { .. })));
+    }
+
+    #[test]
+    fn longest_list_of_small_numbers_fits_into_a_body() {
+        let leases: Vec<u64> = vec![7; BODY_BYTES_MAX - 3];
+        assert_eq!(decode::<Vec<u64>>(&encode(&leases).unwrap()).unwrap(), leases);
     }
 
     #[test]

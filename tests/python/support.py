@@ -99,7 +99,9 @@ def outcome(call: Callable[[], Any]) -> Outcome:
 
 def axes_by_stride(tensor: torch.Tensor) -> list[int]:
     """The axes from the outermost in memory to the innermost; those of length 1 stay where they are."""
-    return sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis) if tensor.shape[axis] > 1 else -1e18)
+    return sorted(
+        range(tensor.ndim), key=lambda axis: -tensor.stride(axis) if tensor.shape[axis] > 1 else -1e18
+    )
 
 
 def assert_same_pixels(ours: torch.Tensor, reference: torch.Tensor) -> None:

@@ -41,7 +41,11 @@ def assert_played_at(ours: Any, reference: Any, seconds: float) -> None:
     begins = reference.get_frames_at(range(len(reference))).pts_seconds.tolist()
     following = bisect.bisect_right(begins, seconds)
     is_just_before = following < len(begins) and begins[following] - seconds < 1e-6
-    if is_just_before and following > 0 and abs(frame_end(reference, following - 1) - begins[following]) < 1e-6:
+    if (
+        is_just_before
+        and following > 0
+        and abs(frame_end(reference, following - 1) - begins[following]) < 1e-6
+    ):
         assert_same(ours.get_frame_played_at(seconds), reference.get_frame_at(following - 1))
     else:
         assert_same(ours.get_frame_played_at(seconds), reference.get_frame_played_at(seconds))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import reeld
+import torch
 from support import (
     TWENTY,
     Daemon,
@@ -128,3 +129,13 @@ def test_what_nobody_waits_for_any_more_leaves_nothing(
 def test_a_submission_of_nothing_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="clips"):
         reeld.submit([])
+
+
+def test_a_thousand_clips_are_one_submission_and_more_are_an_error_that_says_how_many(media: Path) -> None:
+    decoder = VideoDecoder(str(media / "many_frames.mp4"))
+    clips = [reeld.Clip(decoder, indices=[index]) for index in range(1024)]
+    batches = reeld.submit(clips).result()
+    expected = Reference(str(media / "many_frames.mp4")).get_frames_at(range(1024)).data
+    assert torch.equal(torch.cat([batch.data for batch in batches]), expected)
+    with pytest.raises(reeld.InvalidRequestError, match="1024"):
+        reeld.submit([*clips, clips[0]]).result()

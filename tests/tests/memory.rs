@@ -99,6 +99,16 @@ fn dropped_frames_go_back_without_another_request() {
 }
 
 #[test]
+fn video_closed_before_the_first_frame_does_not_keep_frames_from_going_back() {
+    let daemon = Daemon::start();
+    let (watcher, client) = (daemon.client(), daemon.client());
+    // What is given back before there is any lease once put the housekeeper to sleep for ever.
+    drop(open(&client, "h264_bframes.mp4"));
+    drop(open(&client, "h264_bframes.mp4").frame_at(0).unwrap());
+    eventually("no leases", || (watcher.status().unwrap().lease_count == 0).then_some(()));
+}
+
+#[test]
 fn frames_outlive_their_client() {
     let daemon = Daemon::start();
     let path = clip("h264_bframes.mp4");

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reeld import _native
 from reeld.decoders import VideoDecoder
-from reeld.errors import InvalidRequestError, ReeldError
+from reeld.errors import ArgumentTypeError, InvalidRequestError, ReeldError
 
 if TYPE_CHECKING:
     from reeld._bounds import Indices, StreamBounds, Times
@@ -83,6 +83,8 @@ class PendingFrames:
             NoSlotsError: The result is larger than this process's quota.
             MediaError: One of the files is damaged there.
         """
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
         if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
             raise TimeoutError("Another thread waits for these frames, and they are not ready yet.")
         try:
@@ -164,12 +166,14 @@ def submit(
 
 
 def _decoder(clip: Clip) -> VideoDecoder:
+    if not isinstance(clip, Clip):
+        raise ArgumentTypeError(f"submit takes reeld.Clip objects, not {type(clip).__name__}.")
     return clip.video if isinstance(clip.video, VideoDecoder) else VideoDecoder(clip.video)
 
 
 def _wanted(clip: Clip, bounds: StreamBounds) -> Wanted | None:
     if clip.indices is not None:
-        # A batch may have a video of which nothing is wanted; `get_frames_at` refuses that as TorchCodec does.
+        # Of a video in a batch nothing may be wanted; `get_frames_at` refuses that as TorchCodec does.
         return bounds.at_each(clip.indices) if len(clip.indices) else None
     assert clip.seconds is not None
     return bounds.played_at_each(clip.seconds)

@@ -66,6 +66,8 @@ pub struct Engine {
     peer: Peer,
     child: Child,
     is_ready: bool,
+    /// Told to end: it gets no more work.
+    is_leaving: bool,
     sources: HashSet<CatalogId>,
     arenas: HashSet<ArenaKey>,
     /// Said when it is idle: a job in progress may still use what is dropped.
@@ -165,6 +167,7 @@ impl Engines {
             peer,
             child,
             is_ready: false,
+            is_leaving: false,
             sources: HashSet::new(),
             arenas: HashSet::new(),
             farewells: Vec::new(),
@@ -231,9 +234,10 @@ impl Engines {
     pub fn tend(&mut self, now: Instant) {
         for (key, engine) in &mut self.engines {
             match &engine.running {
-                None if engine.is_ready && now.duration_since(engine.idle_since) >= IDLE_KEPT => {
-                    tracing::info!(engine = key.0, "engine is idle");
-                    engine.kill();
+                None if engine.is_idle() && now.duration_since(engine.idle_since) >= IDLE_KEPT => {
+                    tracing::info!(engine = key.0, "engine has nothing to do");
+                    engine.is_leaving = true;
+                    engine.peer.finish();
                 }
                 Some(running) if now.duration_since(running.since) >= SILENCE_MAX => {
                     tracing::error!(engine = key.0, "engine hangs");
@@ -275,9 +279,9 @@ impl Engines {
 }
 
 impl Engine {
-    /// Ready, and nothing to do.
+    /// Ready for work.
     pub fn is_idle(&self) -> bool {
-        self.is_ready && self.running.is_none()
+        self.is_ready && !self.is_leaving && self.running.is_none()
     }
 
     /// Makes a file known before a job names it.

@@ -18,8 +18,8 @@ use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
 use super::{Broker, reply};
 use crate::link::{ArenaKey, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
 
-/// Parts of one request: a batch of videos.
-const PARTS_MAX: usize = 4096;
+/// Parts of one request: a batch of videos. The layouts of so many, at 52 bytes each, fit into one reply.
+const PARTS_MAX: usize = 1024;
 
 /// How often a request is tried again after an engine crashed over it.
 const CRASHES_MAX: u8 = 1;
@@ -53,7 +53,10 @@ impl Broker {
             return Err(reply::invalid(format!("request id {request_id} is in use")));
         }
         if wanted.parts.is_empty() || wanted.parts.len() > PARTS_MAX {
-            return Err(reply::invalid(format!("a request must have 1 to {PARTS_MAX} parts")));
+            let count = wanted.parts.len();
+            return Err(reply::invalid(format!(
+                "a request has 1 to {PARTS_MAX} parts, not {count}; split it"
+            )));
         }
         let mut parts = Vec::with_capacity(wanted.parts.len());
         let mut frame_count = 0;

@@ -22,6 +22,9 @@ use super::{Broker, Event, HELPERS_PER_USER_MAX, reply};
 use crate::link::index::{Index, IndexError};
 use crate::link::{CatalogId, EngineError};
 
+/// The longest label that is kept: as long as a path can be.
+const LABEL_CHARS_MAX: usize = 4096;
+
 /// An `OpenSource` that is not answered yet.
 #[derive(Debug)]
 pub struct PendingOpen {
@@ -37,7 +40,7 @@ impl Broker {
         &mut self,
         client: u64,
         request_id: u64,
-        options: OpenSource,
+        mut options: OpenSource,
         mut fds: Vec<OwnedFd>,
     ) {
         let Some(opener) = self.clients.get(&client) else { return };
@@ -55,6 +58,7 @@ impl Broker {
         }
         self.next_open += 1;
         let open = self.next_open;
+        options.label = printable(&options.label);
         let (is_memory, label) = (options.is_memory, options.label.clone());
         self.opens.insert(open, PendingOpen { client, request_id, options, source: None });
         let turns = Arc::clone(self.helper_turns(user));
@@ -254,6 +258,12 @@ impl Broker {
             }
         }
     }
+}
+
+/// A label for logs and messages: no control characters, and not too long.
+fn printable(label: &str) -> String {
+    let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+    label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
 }
 
 fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {

@@ -60,6 +60,11 @@ impl Peer {
         self.flush()
     }
 
+    /// Says that nothing more will be sent: the other side ends when it has done what it was told.
+    pub fn finish(&mut self) {
+        let _ = rustix::net::shutdown(self.stream.as_ref(), rustix::net::Shutdown::Write);
+    }
+
     /// The socket can be written to again.
     pub fn writable(&mut self) -> io::Result<()> {
         self.is_waiting = false;

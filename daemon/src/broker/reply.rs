@@ -48,8 +48,8 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
             mib(quota_bytes)
         ),
         Reservation::NoSlots { leased_bytes } => format!(
-            "no room for a result of {:.1} MiB: this client still holds frames of {:.1} MiB out of its quota of \
-             {:.1} MiB; drop or copy them",
+            "no room in one piece for a result of {:.1} MiB: this client still holds frames of {:.1} MiB out of its \
+             quota of {:.1} MiB; drop or copy them",
             mib(bytes),
             mib(*leased_bytes),
             mib(quota_bytes)

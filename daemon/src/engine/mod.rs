@@ -153,6 +153,7 @@ impl<D: Device> Engine<D> {
         source: CatalogId,
         stream: StreamIndex,
     ) -> Result<(EngineReply, Option<OwnedFd>), Failure> {
+        self.workshop.sources.check_unchanged(source)?;
         let mut scan = match self.scans.take(source, stream) {
             Some(scan) => scan,
             None => Scan::new(self.workshop.sources.take_input(source)?, stream.0 as usize)?,
@@ -174,15 +175,17 @@ impl<D: Device> Engine<D> {
     fn decode(&mut self, mailbox: &mut Mailbox, job: JobId, run: Run) -> Result<(), MailboxError> {
         let ids: Vec<WantedId> = run.wanted.iter().map(|wanted| wanted.id).collect();
         let mut mail = Ok(());
+        let source = run.source;
         let decoded = self.guard(|engine| {
             let mut progress = RunInProgress::new(&mut engine.workshop, run)?;
             mail = engine.drive(mailbox, job, &mut progress);
             Ok(progress.end(&mut engine.workshop))
         });
         mail?;
-        let outcome = decoded.unwrap_or_else(|failure| Outcome {
-            finished: Vec::new(),
-            failed: ids.into_iter().map(|id| (id, failure.clone())).collect(),
+        let outcome = decoded.unwrap_or_else(|failure| {
+            let failure = self.workshop.sources.check_unchanged(source).err().unwrap_or(failure);
+            let failed = ids.into_iter().map(|id| (id, failure.clone())).collect();
+            Outcome { finished: Vec::new(), failed }
         });
         let report = self.workshop.report();
         let failed = reports(&outcome.failed);

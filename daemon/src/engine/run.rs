@@ -113,11 +113,14 @@ impl<D: Device> RunInProgress<D> {
         if let Some(session) = session {
             workshop.sessions.keep(key, session, pending.first().is_some());
         }
-        if !outcome.finished.is_empty()
+        if (!outcome.finished.is_empty() || !outcome.failed.is_empty())
             && let Err(failure) = workshop.sources.check_unchanged(key.source)
         {
+            // What failed did so because of the change: damage is not the file's fault then.
             workshop.forget(key.source);
-            outcome.failed.extend(outcome.finished.drain(..).map(|id| (id, failure.clone())));
+            let failed = outcome.failed.drain(..).map(|(id, _)| id);
+            let all: Vec<WantedId> = outcome.finished.drain(..).chain(failed).collect();
+            outcome.failed = all.into_iter().map(|id| (id, failure.clone())).collect();
         }
         outcome
     }

@@ -66,10 +66,11 @@ impl Sources {
         Ok(facts)
     }
 
-    /// Refuses a file that was changed since the broker looked at it.
+    /// Refuses a file whose content was changed since the broker looked at it. A new name, a new mode or one
+    /// link less changes the inode and not what was read through it: that is no reason to stop a training.
     pub fn check_unchanged(&mut self, id: CatalogId) -> Result<(), Failure> {
         let source = self.source(id)?;
-        if identity_of(source.file.as_fd())? == source.identity {
+        if content_of(source.file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
             Ok(())
         } else {
             Err(Failure::SourceChanged)
@@ -100,15 +101,10 @@ impl Source {
     }
 }
 
-fn identity_of(file: BorrowedFd<'_>) -> Result<FileIdentity, Failure> {
+/// Length, and when the content was last changed.
+fn content_of(file: BorrowedFd<'_>) -> Result<(u64, i128), Failure> {
     let stat =
         rustix::fs::fstat(file).map_err(|error| FfmpegError::from_io("look at the file", &error.into()))?;
-    let nanos = |seconds: i64, nanos: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    Ok(FileIdentity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
-        modified_nanos: nanos(stat.st_mtime, stat.st_mtime_nsec),
-        changed_nanos: nanos(stat.st_ctime, stat.st_ctime_nsec),
-    })
+    let modified_nanos = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+    Ok((u64::try_from(stat.st_size).unwrap_or(0), modified_nanos))
 }

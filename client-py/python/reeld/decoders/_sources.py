@@ -20,7 +20,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def checked_source(source: Source) -> str | bytes:
-    """The path or the bytes to open.
+    """The bytes or the absolute path to open: a copy of the decoder may open it in another working directory.
 
     Raises:
         InvalidRequestError: There are no bytes.
@@ -28,7 +28,7 @@ def checked_source(source: Source) -> str | bytes:
         ArgumentTypeError: It is nothing that a video can be read from.
     """
     if isinstance(source, Path):
-        return os.fspath(source)
+        return _absolute(os.fspath(source))
     if isinstance(source, bytes):
         if not source:
             raise InvalidRequestError("The source has no bytes.")
@@ -51,7 +51,7 @@ def checked_source(source: Source) -> str | bytes:
 def _checked_path(source: str) -> str:
     # FFmpeg's own way to say that the rest is a path.
     if source.startswith("file:"):
-        return source.removeprefix("file:")
+        source = source.removeprefix("file:")
     url = _URL.match(source)
     if url:
         raise UnsupportedError(
@@ -60,4 +60,11 @@ def _checked_path(source: str) -> str:
         )
     if "\0" in source:
         raise UnsupportedError(f"{source!r} holds a NUL character, which no path can.")
-    return source
+    if not source:
+        raise UnsupportedError("The source is an empty path.")
+    return _absolute(source)
+
+
+def _absolute(path: str) -> str:
+    # Not `abspath`, which takes "link/.." for nothing and may so name another file.
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-import os
 import sys
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
@@ -328,9 +327,7 @@ class VideoDecoder:
         return self.get_frames_played_in_range(self._bounds.begin_seconds, self._bounds.end_seconds, fps)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Another process may have another working directory.
-        source = self._source if isinstance(self._source, bytes) else os.path.abspath(self._source)
-        return _reopen, (source, self._options, client.explicit_socket())
+        return _reopen, (self._source, self._options, client.explicit_socket())
 
     def _batch_of(self, part: Part | None) -> FrameBatch:
         """One part of a reply as a batch; None stands for no frames, which are not worth a request."""
