@@ -44,7 +44,8 @@ class VideoDecoder:
     A drop-in for TorchCodec's class of the same name. A decoder may be used from several threads, survives
     ``fork``, and can be pickled: the copy opens the same source again.
 
-    Frames are views of memory that the daemon wrote, writable and this process's own; the memory is given
+    Frames are views of memory that the daemon wrote, writable, and shared with children that are forked while
+    they are held; the memory is given
     back when the last view of it dies. Where torch is installed they are tensors, else numpy arrays.
 
     Args:
