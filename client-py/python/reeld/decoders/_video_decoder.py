@@ -45,8 +45,8 @@ class VideoDecoder:
     ``fork``, and can be pickled: the copy opens the same source again.
 
     Frames are views of memory that the daemon wrote, writable, and shared with children that are forked while
-    they are held; the memory is given
-    back when the last view of it dies. Where torch is installed they are tensors, else numpy arrays.
+    they are held; the memory is given back when the last view of it dies. Where torch is installed they are
+    tensors, else numpy arrays.
 
     Args:
         source: A path, or the bytes of a whole file.
