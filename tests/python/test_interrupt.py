@@ -15,6 +15,8 @@ import sys
 from reeld.decoders import VideoDecoder
 decoder = VideoDecoder(sys.argv[1])
 try:
+    # From here on an interrupt is caught below.
+    print("asking", flush=True)
     decoder.get_frames_at([399, 398, 390])
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -28,6 +30,8 @@ else:
 def test_ctrl_c_while_a_long_decode_is_waited_for(media: Path, daemon: Daemon) -> None:
     command = [sys.executable, "-c", WAIT_FOR_THE_LAST_FRAME, str(media / "slow.mp4")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "asking\n"
         eventually(
             lambda: daemon.status()["request_count"] > 0 or child.poll() is not None,
             "the request is on its way",

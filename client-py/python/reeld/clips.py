@@ -171,9 +171,17 @@ def _decoder(clip: Clip) -> VideoDecoder:
     return clip.video if isinstance(clip.video, VideoDecoder) else VideoDecoder(clip.video)
 
 
+def _is_empty(indices: Indices) -> bool:
+    try:
+        return len(indices) == 0
+    except (OverflowError, TypeError):
+        # A range that is too long to count, or no sequence: what is wrong with them is said elsewhere.
+        return False
+
+
 def _wanted(clip: Clip, bounds: StreamBounds) -> Wanted | None:
     if clip.indices is not None:
         # Of a video in a batch nothing may be wanted; `get_frames_at` refuses that as TorchCodec does.
-        return bounds.at_each(clip.indices) if len(clip.indices) else None
+        return None if _is_empty(clip.indices) else bounds.at_each(clip.indices)
     assert clip.seconds is not None
     return bounds.played_at_each(clip.seconds)
