@@ -1,8 +1,10 @@
 """How long the way to the daemon and back takes, as a Python program sees it.
 
-Two round trips: a status request, and a converted frame of 224x224 that is in the daemon's cache. A frame's
+Three round trips: one byte over a bare socket to a process that sends it back, which is what the kernel and
+the machine cost; a status request; and a converted frame of 224x224 that is in the daemon's cache. A frame's
 time is that of the whole call, from the arguments to a tensor, and the lease of the frame before is given
-back within it. Prints a table and writes bench/results/ipc.json.
+back within it. It passes three processes, and so four wake-ups where the bare one has two. Prints a table
+and writes bench/results/ipc.json, or ipc-one-processor.json.
 
 What a worker does besides is not measured here; script/demo shows a whole job.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -62,6 +66,27 @@ def lies_in_the_arena(address: int) -> bool:
     return False
 
 
+def bare_round_trip(count: int) -> dict[str, Any]:
+    """One byte to another process and back, with nothing of reeld in between."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        while byte := theirs.recv(1):
+            theirs.send(byte)
+        os._exit(0)
+    theirs.close()
+
+    def ping(_: int) -> None:
+        ours.send(b"x")
+        ours.recv(1)
+
+    result = measured("bare socket", ping, count)
+    ours.close()
+    os.waitpid(pid, 0)
+    return result
+
+
 def measure(clip: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All figures, and the facts that belong to them."""
     import reeld
@@ -106,25 +131,37 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=COUNT, help="calls of each kind (default: %(default)s)")
-    count = parser.parse_args().count
+    parser.add_argument(
+        "--one-processor",
+        action="store_true",
+        help="keep all processes on one processor: no wake-up has to cross to another one",
+    )
+    arguments = parser.parse_args()
+    count: int = arguments.count
+    name = "ipc"
+    if arguments.one_processor:
+        # Inherited by the daemon and its engines.
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        name = "ipc-one-processor"
     generate = [str(REPOSITORY / "tests" / "media" / "generate"), "--only", "bench_224.mp4"]
     media = subprocess.run(generate, check=True, capture_output=True, text=True).stdout.strip()
     with OwnDaemon() as daemon:
+        bare = bare_round_trip(count)
         results, facts = measure(Path(media) / "bench_224.mp4", count)
         report = {
             "bench": "ipc",
-            "command": "script/bench ipc" + (f" --count {count}" if count != COUNT else ""),
+            "command": " ".join(["script/bench", "ipc", *sys.argv[1:]]),
             "commit": commit(),
             "machine": machine(),
             "versions": versions(daemon.status()),
-            "results": results,
+            "results": [bare, *results],
             **facts,
         }
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / "ipc.json"
+    target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(report, indent=2) + "\n")
     print(f"{'round trip':24}{'p50':>10}{'p90':>10}{'p99':>10}   of {count} calls")
-    for result in results:
+    for result in report["results"]:
         print(f"{result['name']:24}" + "".join(f"{result[key]:>7.1f} us" for key in ("p50", "p90", "p99")))
     print(f"frame in the arena, not copied: {'yes' if facts['frame_is_in_arena'] else 'NO'}")
     print(f"written: {target.relative_to(REPOSITORY)}")
