@@ -154,13 +154,15 @@ impl Broker {
                     let dropped = client.revoke_arenas(&revoked);
                     self.next_arena += 1;
                     let key = ArenaKey(self.next_arena);
-                    let granted = client.grant_arena(key, bytes, is_dedicated)?;
+                    let granted = client.grant_arena(key, bytes, is_dedicated);
+                    // The client has given these up, whether or not there is memory for a new one.
+                    self.drop_arenas(&dropped);
+                    let granted = granted?;
                     tokio::task::spawn_blocking({
                         let granted = granted.clone();
                         move || prefault(&granted.fd, granted.bytes)
                     });
                     self.arenas.insert(key, granted);
-                    self.drop_arenas(&dropped);
                 }
                 settled @ (Reservation::Slot(_)
                 | Reservation::Wait
