@@ -209,7 +209,7 @@ def keep_until_refused(file: str) -> tuple[str, str]:
 
 
 def test_keeping_a_video_of_ten_quotas_works(media: Path, start_daemon: Callable[..., Daemon]) -> None:
-    daemon = start_daemon("--arena-quota-mib", "8")
+    daemon = start_daemon("--client-memory-mib", "8")
     file = media / "ten_quotas.mp4"
     assert in_new_process(keep_all, str(file)) == reference_digests(file)
     eventually(lambda: daemon.lease_count() == 0, "the leases of the ended process are given back")
@@ -218,7 +218,7 @@ def test_keeping_a_video_of_ten_quotas_works(media: Path, start_daemon: Callable
 def test_a_result_above_the_quota_is_refused_by_name(
     media: Path, start_daemon: Callable[..., Daemon]
 ) -> None:
-    start_daemon("--arena-quota-mib", "8")
+    start_daemon("--client-memory-mib", "8")
     name, sentence = in_new_process(keep_until_refused, str(media / "ten_quotas.mp4"))
     assert name == "NoSlotsError"
     assert "8" in sentence

@@ -119,7 +119,7 @@ def test_a_frame_survives_pickling_by_value(media: Path) -> None:
 def test_without_a_picture_cache_frames_are_right_too(
     media: Path, start_daemon: Callable[..., Daemon]
 ) -> None:
-    own = start_daemon("--cache-mib", "0")
+    own = start_daemon("--engine-cache-mib", "0")
     file = media / "h264_bframes.mp4"
     expected = {str(file): reference_digests(file)}
     assert run_together("spawn", read_at_random, 2, expected, 40) == [[], []]

@@ -27,7 +27,7 @@ impl Daemon {
         Daemon::with(&[])
     }
 
-    /// With options such as `["--engines", "2"]`.
+    /// With options such as `["--engine-count-max", "2"]`.
     pub fn with(options: &[&str]) -> Daemon {
         let folder = tempfile::tempdir().expect("a folder for the socket");
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();

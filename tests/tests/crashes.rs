@@ -24,7 +24,7 @@ fn kill_busy_engine(client: &Client) {
 
 #[test]
 fn request_of_a_killed_engine_is_tried_again() {
-    let daemon = Daemon::with(&["--engines", "1", "--cache-mib", "0"]);
+    let daemon = Daemon::with(&["--engine-count-max", "1", "--engine-cache-mib", "0"]);
     let client = daemon.client();
     let video = open(&client, "slow.mp4");
     let pending = video.submit(Wanted::Indices(vec![-1]), RequestOptions::default()).unwrap();
@@ -37,7 +37,7 @@ fn request_of_a_killed_engine_is_tried_again() {
 
 #[test]
 fn request_whose_engines_die_twice_is_decoder_crashed() {
-    let daemon = Daemon::with(&["--engines", "1", "--cache-mib", "0"]);
+    let daemon = Daemon::with(&["--engine-count-max", "1", "--engine-cache-mib", "0"]);
     let client = daemon.client();
     let video = open(&client, "slow.mp4");
     let pending = video.submit(Wanted::Indices(vec![-1]), RequestOptions::default()).unwrap();

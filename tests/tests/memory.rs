@@ -7,7 +7,7 @@ use reeld_tests::{Daemon, Reference, clip, eventually, twenty_clips};
 
 /// 125 frames of 640 x 360: 82 MiB of pixels, ten times the quota.
 const LARGE: &str = "ten_quotas.mp4";
-const QUOTA: [&str; 2] = ["--arena-quota-mib", "8"];
+const QUOTA: [&str; 2] = ["--client-memory-mib", "8"];
 
 fn open(client: &Client, name: &str) -> Video {
     client.open(clip(name), OpenOptions::default()).unwrap()

@@ -118,7 +118,7 @@ impl Broker {
                 }
                 Ok(Reservation::Wait) => return,
                 Ok(refused) => {
-                    let quota_bytes = self.options.arena_quota_mib << 20;
+                    let quota_bytes = self.settings.limits.client_memory_mib << 20;
                     self.fail_waiting(client, key, reply::from_reservation(&refused, bytes, quota_bytes));
                 }
                 Err(error) => {

@@ -51,7 +51,7 @@ use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::config::ServeOptions;
+use crate::config::Settings;
 use crate::link::index::{Index, IndexError};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
@@ -102,7 +102,7 @@ enum Flow {
 
 /// All state of the daemon.
 struct Broker {
-    options: ServeOptions,
+    settings: Settings,
     ffmpeg_versions: Vec<String>,
     instance: u128,
     started: Instant,
@@ -127,28 +127,28 @@ struct Broker {
 }
 
 /// Serves until it is told to stop. `ffmpeg_versions` is what clients are told about the engines.
-pub fn serve(options: ServeOptions, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(HELPERS_MAX)
         .thread_name("reeld-helper")
         .build()?;
-    let result = runtime.block_on(run(options, ffmpeg_versions));
+    let result = runtime.block_on(run(settings, ffmpeg_versions));
     // A helper that hangs on a dead file system does not keep the daemon from ending.
     runtime.shutdown_background();
     result
 }
 
-async fn run(options: ServeOptions, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let listening = listen::Listening::start(&options.socket, options.socket_mode)?;
+    let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
     listen::stop_on_signals(events.clone())?;
     tokio::spawn(listening.accept(events.clone())?);
-    if let Some(fd) = options.ready_fd {
+    if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
-    tracing::info!(socket = %options.socket.display(), pid = std::process::id(), "serving");
-    let mut broker = Broker::new(options, ffmpeg_versions, events)?;
+    tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
+    let mut broker = Broker::new(settings, ffmpeg_versions, events)?;
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
@@ -166,16 +166,16 @@ async fn run(options: ServeOptions, ffmpeg_versions: Vec<String>) -> io::Result<
 
 impl Broker {
     fn new(
-        options: ServeOptions,
+        settings: Settings,
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
-        let engine_count_max = options.engines.map_or_else(engines::processor_count, usize::from);
+        let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(engine_count_max, options.cache_mib, events.clone()),
-            options,
+            engines: Engines::new(engine_count_max, settings.limits.engine_cache_mib, events.clone()),
+            settings,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
             started: Instant::now(),
@@ -242,12 +242,12 @@ impl Broker {
             Ok(identity) => identity,
             Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
         };
-        if self.options.private && identity.uid != rustix::process::getuid().as_raw() {
+        if self.settings.is_private && identity.uid != rustix::process::getuid().as_raw() {
             return tracing::warn!(uid = identity.uid, "refused: this daemon is private");
         }
         self.next_client += 1;
         let (key, events) = (self.next_client, self.events.clone());
-        let quota_bytes = self.options.arena_quota_mib << 20;
+        let quota_bytes = self.settings.limits.client_memory_mib << 20;
         let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
             peer::Peer::start(PeerKey::Client(key), stream, events, Some(permits))
         });

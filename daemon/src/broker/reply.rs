@@ -43,7 +43,7 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
     let message = match reservation {
         Reservation::TooLarge => format!(
             "a result of {:.1} MiB is over this client's quota of {:.1} MiB of shared memory; ask for fewer \
-             frames at a time, or raise --arena-quota-mib",
+             frames at a time, or raise client_memory_mib",
             mib(bytes),
             mib(quota_bytes)
         ),

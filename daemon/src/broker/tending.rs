@@ -30,7 +30,7 @@ impl Broker {
         self.drop_idle_arenas(now);
         self.drop_idle_files(now);
         self.dispatch();
-        if self.options.private && self.clients.is_empty() {
+        if self.settings.is_private && self.clients.is_empty() {
             let patience = if self.had_clients { LAST_CLIENT_LINGER } else { FIRST_CLIENT_WITHIN };
             if now.duration_since(self.without_clients_since) >= patience {
                 return Flow::Stop;

@@ -2,7 +2,11 @@
 //!
 //! Limits that nobody needs to change are constants where they are used.
 
+mod limits;
+
 use std::path::PathBuf;
+
+pub use limits::Limits;
 
 /// One video decoder per node: decodes for all worker processes and hands them frames in shared memory.
 #[derive(Debug, clap::Parser)]
@@ -23,7 +27,7 @@ pub enum Command {
     Engine(EngineOptions),
 }
 
-/// How to serve.
+/// How to serve, on the command line.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeOptions {
     /// Where to listen.
@@ -40,13 +44,45 @@ pub struct ServeOptions {
     pub ready_fd: Option<i32>,
     /// Decoding processes, all users together; by default one for each processor that may be used.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub engines: Option<u16>,
+    pub engine_count_max: Option<u16>,
     /// Shared memory that one client may hold, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
-    pub arena_quota_mib: u64,
+    pub client_memory_mib: u64,
     /// Decoded pictures that each engine keeps, in MiB; 0 keeps none.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
-    pub cache_mib: u64,
+    pub engine_cache_mib: u64,
+}
+
+impl ServeOptions {
+    /// All settings, with what the command line says.
+    pub fn settings(self) -> Settings {
+        Settings {
+            socket: self.socket,
+            socket_mode: self.socket_mode,
+            is_private: self.private,
+            ready_fd: self.ready_fd,
+            limits: Limits {
+                engine_count_max: self.engine_count_max.map(usize::from),
+                client_memory_mib: self.client_memory_mib,
+                engine_cache_mib: self.engine_cache_mib,
+            },
+        }
+    }
+}
+
+/// Everything that was decided about how to serve.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// Permissions of the socket.
+    pub socket_mode: u32,
+    /// Serve one user's processes and end after the last of them.
+    pub is_private: bool,
+    /// Where to say that connections are accepted.
+    pub ready_fd: Option<i32>,
+    /// What may be used up. Can change while the daemon runs.
+    pub limits: Limits,
 }
 
 /// How to decode.
