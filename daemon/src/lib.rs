@@ -8,7 +8,13 @@ mod broker;
 mod config;
 mod engine;
 mod ffi;
+#[cfg(not(fuzzing))]
 mod link;
+#[cfg(fuzzing)]
+pub mod link;
+
+#[cfg(any(test, fuzzing))]
+pub use broker::simulation;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;

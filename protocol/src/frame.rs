@@ -18,6 +18,10 @@ use crate::codec::CodecError;
 use crate::header::{BODY_BYTES_MAX, FDS_MAX, HEADER_BYTES, Header};
 use crate::message::Message;
 
+/// Descriptors that may wait for their messages: those of a message that is not whole yet, and those of the next
+/// one, of which the same read may bring the beginning. Whoever sends more would fill our table of open files.
+const FDS_WAITING_MAX: usize = 2 * FDS_MAX;
+
 /// What a peer did that no version of the protocol allows. The connection cannot go on after it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,6 +45,12 @@ pub enum FrameError {
         announced: usize,
         /// How many came.
         received: usize,
+    },
+    /// File descriptors pile up that no message claims.
+    #[error("{count} file descriptors came that no message claims")]
+    FdsUnclaimed {
+        /// How many wait.
+        count: usize,
     },
     /// The kernel dropped file descriptors: there were too many, or this process has no room for them.
     #[error(
@@ -108,6 +118,10 @@ impl FrameReader {
         }
         if message.flags.contains(ReturnFlags::CTRUNC) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::FdsTruncated));
+        }
+        if self.fds.len() > FDS_WAITING_MAX {
+            let error = FrameError::FdsUnclaimed { count: self.fds.len() };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         self.end += message.bytes;
         Ok(if message.bytes == 0 { Received::Closed } else { Received::Bytes })
@@ -303,6 +317,22 @@ mod tests {
         let (reader, frames) = receive_all(&theirs);
         assert_eq!(frames[0].fds.len(), 0);
         assert!(reader.fds.is_empty());
+    }
+
+    #[test]
+    fn fds_that_pile_up_behind_half_a_message_are_an_error() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut reader = FrameReader::new();
+        let mut received = Vec::new();
+        // Each byte of one long message brings as many descriptors as a whole message may have.
+        let header = Header { body_bytes: 9, kind: 1, fd_count: 1, flags: 0, request_id: 1 };
+        for byte in header.to_bytes() {
+            let outgoing = Outgoing { bytes: vec![byte], sent: 0, fds: vec![null(); FDS_MAX] };
+            send_once(ours.as_fd(), &outgoing, SendFlags::empty()).unwrap();
+            received.push(reader.receive(&theirs, RecvFlags::empty()).is_ok());
+            assert!(reader.next_frame().unwrap().is_none());
+        }
+        assert_eq!(received[..3], [true, true, false]);
     }
 
     #[test]

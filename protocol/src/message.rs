@@ -167,9 +167,10 @@ pub struct PartLayout {
 }
 
 impl PartLayout {
-    /// Bytes of one frame's pixels.
+    /// Bytes of one frame's pixels; the largest number there is where they are more.
     pub fn frame_bytes(&self) -> u64 {
-        u64::from(self.height) * u64::from(self.width) * u64::from(self.channels) * self.dtype.bytes()
+        let pixels = u64::from(self.height) * u64::from(self.width);
+        pixels.saturating_mul(u64::from(self.channels)).saturating_mul(self.dtype.bytes())
     }
 }
 
@@ -244,6 +245,11 @@ pub mod kind {
     pub const STATUS_REPORT: u16 = 67;
     pub const ARENA_GRANTED: u16 = 96;
     pub const ARENA_REVOKED: u16 = 97;
+
+    /// True for what never is a notice: the handshake, requests and replies. Kinds of later versions are not known here.
+    pub fn is_no_notice(kind: u16) -> bool {
+        matches!(kind, HELLO..=REFUSAL | OPEN_SOURCE..=STATUS | ERROR..=STATUS_REPORT)
+    }
 }
 
 impl Message for Request {

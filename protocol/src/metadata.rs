@@ -31,7 +31,7 @@ impl Rational {
     /// the nearest tick would be the frame itself.
     pub fn ticks_at(self, seconds: f64) -> i64 {
         let nearest = self.nearest_ticks(seconds);
-        if self.seconds(nearest) > seconds { nearest - 1 } else { nearest }
+        if self.seconds(nearest) > seconds { nearest.saturating_sub(1) } else { nearest }
     }
 }
 

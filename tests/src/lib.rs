@@ -8,11 +8,13 @@
 mod daemon;
 mod example;
 mod media;
+mod peer;
 mod waiting;
 mod worker;
 
 pub use daemon::{Daemon, reelctl};
 pub use example::enter_example_folder;
 pub use media::{Reference, clip, twenty_clips};
+pub use peer::{Peer, bytes_of, open_source, raw_message};
 pub use waiting::{block_on, eventually};
 pub use worker::{Random, Worker};

@@ -6,13 +6,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::status::EngineStatus;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -20,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::job::{Job, User, mix};
 use super::peer::Peer;
+use super::process::{Process, Starter, ThisBinary};
 use super::{Event, PeerKey};
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
@@ -64,7 +62,7 @@ pub struct Engine {
     /// What it last said of itself.
     pub report: EngineReport,
     peer: Peer,
-    child: Child,
+    process: Box<dyn Process>,
     is_ready: bool,
     /// Told to end: it gets no more work.
     is_leaving: bool,
@@ -79,6 +77,7 @@ pub struct Engine {
 #[derive(Debug)]
 pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
+    starter: Box<dyn Starter>,
     engine_count_max: usize,
     cache_mib: u64,
     events: mpsc::Sender<Event>,
@@ -92,6 +91,7 @@ impl Engines {
     pub fn new(engine_count_max: usize, cache_mib: u64, events: mpsc::Sender<Event>) -> Engines {
         Engines {
             engines: BTreeMap::new(),
+            starter: Box::new(ThisBinary),
             engine_count_max,
             cache_mib,
             events,
@@ -99,6 +99,12 @@ impl Engines {
             next_job: 0,
             failed_starts: 0,
         }
+    }
+
+    /// Engines come from elsewhere from now on.
+    #[cfg(any(test, fuzzing))]
+    pub fn start_with(&mut self, starter: impl Starter + 'static) {
+        self.starter = Box::new(starter);
     }
 
     /// One engine.
@@ -148,24 +154,17 @@ impl Engines {
     pub fn start(&mut self, user: User, now: Instant) -> io::Result<EngineKey> {
         let key = EngineKey(self.next_key);
         self.next_key += 1;
-        let (ours, theirs) = StdUnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let child = Command::new("/proc/self/exe")
-            .arg("engine")
-            .arg("--cache-mib")
-            .arg(self.cache_mib.to_string())
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .spawn()?;
-        self.watch(key, &child)?;
-        let peer = Peer::start(PeerKey::Engine(key), UnixStream::from_std(ours)?, self.events.clone(), None);
-        tracing::info!(engine = key.0, pid = child.id(), uid = user.uid, "engine started");
+        let (socket, process) = self.starter.start(self.cache_mib)?;
+        self.watch(key, process.as_ref())?;
+        let peer =
+            Peer::start(PeerKey::Engine(key), UnixStream::from_std(socket)?, self.events.clone(), None);
+        tracing::info!(engine = key.0, pid = process.id(), uid = user.uid, "engine started");
         let engine = Engine {
             user,
             running: None,
             report: EngineReport::default(),
             peer,
-            child,
+            process,
             is_ready: false,
             is_leaving: false,
             sources: HashSet::new(),
@@ -178,15 +177,13 @@ impl Engines {
     }
 
     /// Makes the process's end an event.
-    fn watch(&self, key: EngineKey, child: &Child) -> io::Result<()> {
-        let pid = Pid::from_raw(child.id() as i32).ok_or(io::ErrorKind::InvalidInput)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    fn watch(&self, key: EngineKey, process: &dyn Process) -> io::Result<()> {
         // SAFETY: the descriptor is owned by the `AsyncFd` and open as long as that is registered.
-        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        let end = unsafe { AsyncFd::register_with_interest(process.end()?, Interest::READABLE) }?;
         let events = self.events.clone();
         tokio::spawn(async move {
             // The guard is not cleared: a process ends once.
-            let _ = pidfd.readable().await;
+            let _ = end.readable().await;
             let _ = events.send(Event::EngineExited(key)).await;
         });
         Ok(())
@@ -211,9 +208,9 @@ impl Engines {
     pub fn reap(&mut self, engine: EngineKey) -> Option<Engine> {
         let mut engine = self.engines.remove(&engine)?;
         // The process has ended, so this returns at once.
-        match engine.child.wait() {
-            Ok(status) => tracing::info!(pid = engine.child.id(), %status, "engine ended"),
-            Err(error) => tracing::error!(pid = engine.child.id(), %error, "engine cannot be reaped"),
+        match engine.process.wait() {
+            Ok(status) => tracing::info!(pid = engine.process.id(), %status, "engine ended"),
+            Err(error) => tracing::error!(pid = engine.process.id(), %error, "engine cannot be reaped"),
         }
         if !engine.is_ready {
             self.failed_starts += 1;
@@ -238,6 +235,10 @@ impl Engines {
                     tracing::info!(engine = key.0, "engine has nothing to do");
                     engine.is_leaving = true;
                     engine.peer.finish();
+                }
+                None if !engine.is_ready && now.duration_since(engine.idle_since) >= SILENCE_MAX => {
+                    tracing::error!(engine = key.0, "engine does not get ready");
+                    engine.kill();
                 }
                 Some(running) if now.duration_since(running.since) >= SILENCE_MAX => {
                     tracing::error!(engine = key.0, "engine hangs");
@@ -269,7 +270,7 @@ impl Engines {
     /// For the status report.
     pub fn status(&self) -> impl Iterator<Item = EngineStatus> {
         self.engines.values().map(|engine| EngineStatus {
-            pid: engine.child.id(),
+            pid: engine.process.id(),
             uid: engine.user.uid,
             is_busy: engine.running.is_some(),
             session_count: engine.report.session_count,
@@ -318,7 +319,7 @@ impl Engine {
     pub fn send(&mut self, request: &EngineRequest, fds: Vec<Arc<OwnedFd>>) {
         if let Err(error) = self.peer.send(request, 0, fds) {
             // Its end will be an event, and all it did is then done elsewhere.
-            tracing::warn!(pid = self.child.id(), %error, "engine cannot be reached");
+            tracing::warn!(pid = self.process.id(), %error, "engine cannot be reached");
             self.kill();
         }
     }
@@ -332,7 +333,7 @@ impl Engine {
 
     /// Ends the process. What it was doing is settled when its end is an event.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
+        self.process.kill();
     }
 
     fn farewell(&mut self, request: EngineRequest) {
@@ -346,9 +347,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        if !self.process.has_ended() {
+            self.process.kill();
+            let _ = self.process.wait();
         }
     }
 }

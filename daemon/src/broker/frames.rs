@@ -21,6 +21,10 @@ use crate::link::{ArenaKey, Destination, EngineError, EngineRequest, WantedId, W
 /// Parts of one request: a batch of videos. The layouts of so many, at 52 bytes each, fit into one reply.
 const PARTS_MAX: usize = 1024;
 
+/// Frames that one client may wait for, all its requests together: as many as one request may have. Each costs
+/// the broker some 200 bytes, so that 64 such requests of one client would take gigabytes.
+const FRAMES_IN_FLIGHT_MAX: u64 = FRAMES_PER_REQUEST_MAX;
+
 /// How often a request is tried again after an engine crashed over it.
 const CRASHES_MAX: u8 = 1;
 
@@ -74,6 +78,13 @@ impl Broker {
             let OpenedSource { catalog, stream, height, width, thread_count, .. } = *source;
             let dtype = part.dtype;
             parts.push(PlannedPart { source: catalog, stream, located, height, width, dtype, thread_count });
+        }
+        let in_flight_count = self.requests.frame_count_of(client.key);
+        if in_flight_count > 0 && in_flight_count + frame_count > FRAMES_IN_FLIGHT_MAX {
+            return Err(reply::limit(format!(
+                "{frame_count} frames beside {in_flight_count} in flight are over the limit of \
+                 {FRAMES_IN_FLIGHT_MAX}; wait for some"
+            )));
         }
         let quota_bytes = client.memory.quota_bytes();
         let too_large = || reply::from_reservation(&Reservation::TooLarge, u64::MAX, quota_bytes);

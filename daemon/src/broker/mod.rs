@@ -13,6 +13,8 @@
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
 //! | `engines`     | the engine processes                                                  |
+//! | `process`     | how an engine process comes to life and ends                          |
+//! | `simulation`  | for tests and fuzzing: engines and clients that are not processes     |
 //! | `peer`        | a socket as the loop sees it                                          |
 //! | `source_file` | checks of a file that a client sent                                   |
 //! | `listen`      | the listening socket and its lock                                     |
@@ -29,10 +31,13 @@ mod listen;
 mod opening;
 mod peer;
 mod plan;
+mod process;
 mod queue;
 mod reply;
 mod requests;
 mod running;
+#[cfg(any(test, fuzzing))]
+pub mod simulation;
 mod source_file;
 mod tending;
 
@@ -231,10 +236,15 @@ impl Broker {
             Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
             Event::Stop => return Flow::Stop,
         }
+        self.settle_down();
+        Flow::GoOn
+    }
+
+    /// What may have become possible, or necessary, by whatever has just happened.
+    fn settle_down(&mut self) {
         self.admit_relieved();
         self.dispatch();
         self.drop_broken_clients();
-        Flow::GoOn
     }
 
     fn connect(&mut self, stream: UnixStream) {
@@ -266,6 +276,9 @@ impl Broker {
         if request_id == 0 {
             return match Notice::decode(kind, &frame.body) {
                 Ok(Some(notice)) => self.client_notice(key, notice),
+                Ok(None) if kind::is_no_notice(kind) => {
+                    self.break_off(key, "a request, a reply or another Hello where a notice is due");
+                }
                 Ok(None) => {}
                 Err(error) => self.break_off(key, &error.to_string()),
             };
@@ -287,7 +300,7 @@ impl Broker {
 
     fn greet(&mut self, key: u64, frame: &Frame) {
         let hello = match Hello::from_bytes(&frame.body) {
-            Ok(hello) if frame.header.kind == kind::HELLO => hello,
+            Ok(hello) if frame.header.kind == kind::HELLO && frame.header.request_id == 0 => hello,
             Ok(_) => return self.break_off(key, "the first message is no Hello"),
             Err(error) => return self.break_off(key, &error.to_string()),
         };
@@ -381,7 +394,7 @@ impl Broker {
         while let Some(request) = self.requests.overdue(now_millis) {
             self.fail_request(request, reply::deadline());
         }
-        self.dispatch();
+        self.settle_down();
         Flow::GoOn
     }
 }

@@ -5,19 +5,26 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reeld_protocol::message::Message;
 use reeld_protocol::{Frame, FrameReader, Outbox, Received};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{AcquireError, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::{Event, PeerKey};
 
 /// Bytes that may wait to be sent to one peer. A reply is about 100 bytes and requests in flight are limited,
 /// so only a peer that has stopped reading comes near it.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
+
+/// A message that has begun must be whole within this time. Peers send it with one or two calls, so only one
+/// that is stopped in between takes long. Without a limit a peer could leave a descriptor of its own
+/// connection with half a message, and the connection would outlive everyone who could end it.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The sending side of a connection.
 #[derive(Debug)]
@@ -27,6 +34,7 @@ pub struct Peer {
     outbox: Outbox,
     is_waiting: bool,
     events: mpsc::Sender<Event>,
+    requests: Option<Arc<Semaphore>>,
 }
 
 impl Peer {
@@ -39,8 +47,8 @@ impl Peer {
         requests: Option<Arc<Semaphore>>,
     ) -> Peer {
         let stream = Arc::new(stream);
-        tokio::spawn(read(key, Arc::clone(&stream), events.clone(), requests));
-        Peer { key, stream, outbox: Outbox::new(), is_waiting: false, events }
+        tokio::spawn(read(key, Arc::clone(&stream), events.clone(), requests.clone()));
+        Peer { key, stream, outbox: Outbox::new(), is_waiting: false, events, requests }
     }
 
     /// Queues a message and sends what can be sent.
@@ -100,6 +108,10 @@ impl Drop for Peer {
     fn drop(&mut self) {
         // The reading task holds the socket too: this ends it.
         let _ = rustix::net::shutdown(self.stream.as_ref(), rustix::net::Shutdown::Both);
+        // It may also wait for a permit, which nobody gives back any more.
+        if let Some(requests) = &self.requests {
+            requests.close();
+        }
     }
 }
 
@@ -120,32 +132,44 @@ async fn read_frames(
     requests: Option<&Semaphore>,
 ) -> io::Result<()> {
     let mut reader = FrameReader::new();
+    // Until when the message that has begun must be whole.
+    let mut due: Option<Instant> = None;
     loop {
-        let received =
-            stream.async_io(Interest::READABLE, || reader.receive(stream, RecvFlags::DONTWAIT)).await?;
+        let receive = stream.async_io(Interest::READABLE, || reader.receive(stream, RecvFlags::DONTWAIT));
+        let received = match due {
+            None => receive.await?,
+            Some(due) => tokio::time::timeout_at(due, receive).await.map_err(|_| half_a_message())??,
+        };
         while let Some(frame) =
             reader.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
         {
-            wait_for_turn(&frame, requests).await;
-            if events.send(Event::Frame { key, frame }).await.is_err() {
+            due = None;
+            let is_over = wait_for_turn(&frame, requests).await.is_err();
+            if is_over || events.send(Event::Frame { key, frame }).await.is_err() {
                 return Ok(());
             }
         }
         if received == Received::Closed {
             return Ok(());
         }
+        if !reader.is_empty() {
+            due = due.or_else(|| Some(Instant::now() + MESSAGE_WITHIN));
+        }
     }
 }
 
-/// Requests wait while too many are unanswered; notices, which give things back, do not.
-async fn wait_for_turn(frame: &Frame, requests: Option<&Semaphore>) {
-    if frame.header.request_id == 0 {
-        return;
-    }
+fn half_a_message() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "half a message, and then nothing")
+}
+
+/// Requests wait while too many are unanswered; notices, which give things back, do not. An error says that
+/// the loop has let go of the peer meanwhile.
+async fn wait_for_turn(frame: &Frame, requests: Option<&Semaphore>) -> Result<(), AcquireError> {
     if let Some(requests) = requests
-        && let Ok(permit) = requests.acquire().await
+        && frame.header.request_id != 0
     {
         // Given back by the loop, with the terminal reply.
-        permit.forget();
+        requests.acquire().await?.forget();
     }
+    Ok(())
 }

@@ -158,6 +158,18 @@ impl<W: Work> Queue<W> {
         }
     }
 
+    /// Forgets all clients but those who are present. One who left while work was under way may have been charged
+    /// for it since, or still own work that others profit from.
+    pub fn forget_absent(&mut self, is_present: impl Fn(u64) -> bool) {
+        self.lines.retain(|&client, line| !line.order.is_empty() || is_present(client));
+    }
+
+    /// Clients whose cost is known.
+    #[cfg(any(test, fuzzing))]
+    pub fn client_count(&self) -> usize {
+        self.lines.len()
+    }
+
     fn insert(&mut self, work: W, key: Option<W::Key>) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -278,6 +290,18 @@ mod tests {
             queue.push(job(10 + name, 2, 100));
         }
         assert_eq!(drain(&mut queue), [0, 10, 11, 12, 1, 13, 2, 3]);
+    }
+
+    #[test]
+    fn client_that_left_is_forgotten_with_its_last_work() {
+        let mut queue = Queue::default();
+        queue.push(job(0, 1, 10));
+        queue.charge(&job(1, 2, 10).waiters, 10);
+        queue.forget_absent(|_| false);
+        assert_eq!(queue.client_count(), 1, "the work of client 1 still waits");
+        serve(&mut queue);
+        queue.forget_absent(|_| false);
+        assert_eq!(queue.client_count(), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Pure bookkeeping: what is done with it is in `frames` and `running`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use reeld_protocol::ids::{LeaseId, StreamIndex};
@@ -88,6 +89,8 @@ pub struct Requests {
     by_name: HashMap<(u64, u64), u64>,
     deadlines: BTreeSet<(u64, u64)>,
     wanted: HashMap<WantedId, WantedRecord>,
+    /// Frames of all requests of a client; none where it has no request.
+    frame_counts: HashMap<u64, u64>,
     next_request: u64,
     next_wanted: u64,
 }
@@ -104,6 +107,7 @@ impl Requests {
         let key = self.next_request;
         self.by_name.insert((request.client, request.request_id), key);
         self.deadlines.extend(request.deadline_millis.map(|deadline| (deadline, key)));
+        *self.frame_counts.entry(request.client).or_default() += request.frame_count();
         self.requests.insert(key, request);
         key
     }
@@ -118,6 +122,11 @@ impl Requests {
         self.by_name.get(&(client, request_id)).copied()
     }
 
+    /// Frames that a client waits for, all its requests together.
+    pub fn frame_count_of(&self, client: u64) -> u64 {
+        self.frame_counts.get(&client).copied().unwrap_or(0)
+    }
+
     /// All requests of a client.
     pub fn of_client(&self, client: u64) -> Vec<u64> {
         let own = self.requests.iter().filter(|(_, request)| request.client == client);
@@ -130,6 +139,12 @@ impl Requests {
         self.by_name.remove(&(removed.client, removed.request_id));
         if let Some(deadline) = removed.deadline_millis {
             self.deadlines.remove(&(deadline, request));
+        }
+        if let Entry::Occupied(mut count) = self.frame_counts.entry(removed.client) {
+            *count.get_mut() -= removed.frame_count();
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
         Some(removed)
     }
@@ -150,6 +165,12 @@ impl Requests {
         let wanted = WantedId(self.next_wanted);
         self.wanted.insert(wanted, record);
         wanted
+    }
+
+    /// Pictures on their way.
+    #[cfg(any(test, fuzzing))]
+    pub fn wanted_count(&self) -> usize {
+        self.wanted.len()
     }
 
     /// One picture on its way.
@@ -232,9 +253,10 @@ mod tests {
 
     #[test]
     fn result_larger_than_any_memory_is_none() {
-        let mut huge = part(1 << 20, u32::MAX, u32::MAX, Dtype::Float32);
-        huge.located.truncate(1 << 20);
-        assert!(lay_out(&[huge]).is_none());
+        let huge = |frame_count| part(frame_count, u32::MAX, u32::MAX, Dtype::Float32);
+        for parts in [vec![huge(1 << 20)], vec![huge(1)], vec![huge(1), huge(1)], vec![huge(0), huge(1)]] {
+            assert!(lay_out(&parts).is_none());
+        }
     }
 
     #[test]

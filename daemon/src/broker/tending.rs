@@ -24,12 +24,16 @@ const LAST_CLIENT_LINGER: Duration = Duration::from_secs(2);
 
 impl Broker {
     pub(super) fn tend(&mut self) -> Flow {
-        let now = Instant::now();
+        self.tend_at(Instant::now())
+    }
+
+    pub(super) fn tend_at(&mut self, now: Instant) -> Flow {
         self.engines.tend(now);
         self.drop_silent_clients(now);
         self.drop_idle_arenas(now);
         self.drop_idle_files(now);
-        self.dispatch();
+        self.queue.forget_absent(|client| self.clients.contains_key(&client));
+        self.settle_down();
         if self.settings.is_private && self.clients.is_empty() {
             let patience = if self.had_clients { LAST_CLIENT_LINGER } else { FIRST_CLIENT_WITHIN };
             if now.duration_since(self.without_clients_since) >= patience {

@@ -1,0 +1,284 @@
+//! The broker without processes: clients and engines that do, in one thread, whatever a program of random bytes says,
+//! each checked against a simple model. Compiled for tests, which run some hundred programs, and for fuzzing.
+//!
+//! | file      | what                                                        |
+//! |-----------|-------------------------------------------------------------|
+//! | `mod`     | a program: bytes as decisions, and what they decide         |
+//! | `world`   | the broker and everyone around it; what must always hold    |
+//! | `client`  | one client, and what it must get                            |
+//! | `engine`  | one engine, and what it must be asked                       |
+//! | `media`   | the files                                                   |
+//!
+//! What is real: all of the broker, its sockets, the memory. What is not: the loop's select, signals, listening, and
+//! time, which passes when the program says so.
+
+#![allow(clippy::expect_used, reason = "what fails here is what the simulation looks for")]
+
+mod client;
+mod engine;
+mod media;
+mod world;
+
+use std::time::Duration;
+
+use reeld_protocol::ids::{LeaseId, SourceId};
+use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, Notice, Part, Request, SeekMode, Wanted};
+
+use client::{Expected, ExpectedPart};
+use engine::Conclusion;
+use world::World;
+
+const CLIENTS_MAX: usize = 4;
+
+/// Decisions, one byte each, until there are none left. Then everything is 0.
+#[derive(Debug)]
+struct Program<'a>(&'a [u8]);
+
+impl Program<'_> {
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// A number below a limit, which is not 0.
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(self.next().unwrap_or(0)) % limit
+    }
+}
+
+/// What came of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Requests for frames that were answered with frames.
+    pub frames_replies: u64,
+    /// Requests that were answered with an error.
+    pub errors: u64,
+    /// Engines that ended at work.
+    pub crashes: u64,
+}
+
+/// Runs a program and checks at every step what must always hold, and in the end that nothing is left.
+pub fn run(program: &[u8]) -> Outcome {
+    // The memory of the simulation: so small that it is always in short supply.
+    const CLIENT_MEMORY_MIB: u64 = 1;
+    let mut program = Program(program);
+    let runtime = world::runtime();
+    runtime.block_on(async {
+        let mut world = World::new(CLIENT_MEMORY_MIB);
+        while let Some(decision) = program.next() {
+            step(&mut world, decision, &mut program).await;
+            world.settle().await;
+            world.check();
+        }
+        world.finish().await
+    })
+}
+
+async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
+    let client = program.below(CLIENTS_MAX);
+    match decision % 32 {
+        0 | 1 => world.connect(program.below(2) as u32).await,
+        2 | 3 => open(world, client, program),
+        4..=9 => get_frames(world, client, program),
+        10 | 11 => give_back(world, client, program.below(8)),
+        12 => guess_leases(world, client, program.below(4)),
+        13 => cancel(world, client, program.below(8)),
+        14 => close_source(world, client, program.below(4)),
+        15 => world.disconnect(client, program.below(2) == 0),
+        16..=18 => world.deliver_result(program.below(4)),
+        19 | 20 => world.engine_is_ready(program.below(4)),
+        21..=23 => {
+            let engine = program.below(4);
+            world.conclude(engine, CONCLUSIONS[program.below(CONCLUSIONS.len())]);
+            world.hear_engine(engine);
+        }
+        24 => world.conclude(program.below(4), CONCLUSIONS[program.below(CONCLUSIONS.len())]),
+        25 => world.hear_engine(program.below(4)),
+        26 => world.engine_ends(program.below(4)),
+        27 => world.engine_fails(program.below(4), program.below(2) == 0),
+        28 => world.scribble(),
+        29 => world.pass(Duration::from_millis([1, 999, 5_000, 31_000, 61_000][program.below(5)])),
+        30 => world.ask(client, &Request::Status, Expected::Status, Vec::new()),
+        _ => flood(world, client, program),
+    }
+}
+
+/// Most jobs are done; so the first is listed more than once.
+const CONCLUSIONS: [Conclusion; 12] = [
+    Conclusion::Done,
+    Conclusion::Done,
+    Conclusion::Done,
+    Conclusion::Done,
+    Conclusion::Done,
+    Conclusion::Yielded,
+    Conclusion::Yielded,
+    Conclusion::Stalled,
+    Conclusion::Failed,
+    Conclusion::HalfFailed,
+    Conclusion::SourceChanged,
+    Conclusion::Overdone,
+];
+
+fn open(world: &mut World, client: usize, program: &mut Program<'_>) {
+    let file = program.below(world.files.len());
+    let seek_mode = if program.below(4) == 0 { SeekMode::Approximate } else { SeekMode::Exact };
+    world.open(client, file, seek_mode, program.below(4) == 3);
+}
+
+fn get_frames(world: &mut World, client: usize, program: &mut Program<'_>) {
+    let Some(sources) = world.sources_of(client) else { return };
+    let mut words = Vec::new();
+    let mut expected = Some(Vec::new());
+    let mut parts = Vec::new();
+    for _ in 0..=program.below(3) {
+        let choice = program.below(sources.len() + 1);
+        let Some(&(source, file)) = sources.get(choice) else {
+            parts.push(Part { source: SourceId(99), wanted: Wanted::PlayedAt(0.0), dtype: Dtype::Uint8 });
+            expected = None;
+            continue;
+        };
+        let file = &world.files[file];
+        let dtype = if program.below(4) == 0 { Dtype::Float32 } else { Dtype::Uint8 };
+        let (wanted, frames) = choose_frames(program, file.frame_count, &mut words);
+        parts.push(Part { source, wanted, dtype });
+        expected = expected.zip(frames).map(|(mut expected, frames)| {
+            let stamps = frames.iter().map(|&frame| file.stamp(frame)).collect();
+            expected.push(ExpectedPart { stamps, height: file.height, width: file.width, dtype });
+            expected
+        });
+    }
+    let priority = [0, 0, 0, 1, -1, i8::MIN, i8::MAX][program.below(7)];
+    let timeout_millis = [None, None, None, Some(0), Some(1000), Some(u64::MAX)][program.below(6)];
+    let request = Request::GetFrames(GetFrames { parts, priority, timeout_millis });
+    world.ask(client, &request, expected.map_or(Expected::Error, Expected::Frames), words);
+}
+
+/// A selection in one of its shapes, and the frames that it means; none where it is not valid.
+fn choose_frames(
+    program: &mut Program<'_>,
+    count: u64,
+    words: &mut Vec<[u8; 8]>,
+) -> (Wanted, Option<Vec<u64>>) {
+    let shape = program.below(9);
+    let first = program.below(count as usize) as u64;
+    let behind = first + 1 + program.below((count - first) as usize) as u64;
+    let some: Vec<u64> = (first..behind).rev().chain([first]).collect();
+    let times: Vec<f64> = some.iter().map(|&frame| frame as f64 + 0.25).collect();
+    let offset_bytes = 8 * words.len() as u64;
+    let memory = MemoryRange { offset_bytes, count: some.len() as u64 };
+    match shape {
+        0 => (Wanted::Indices(some.iter().map(|&frame| frame as i64).collect()), Some(some)),
+        1 => (Wanted::Indices(some.iter().map(|&frame| frame as i64 - count as i64).collect()), Some(some)),
+        2 => {
+            let step = 1 + program.below(5) as u64;
+            let frames = (first..behind).step_by(step as usize).collect();
+            (Wanted::IndexRange { start: first, stop: behind, step }, Some(frames))
+        }
+        3 => (Wanted::PlayedAt(first as f64 + 0.5), Some(vec![first])),
+        4 => (Wanted::PlayedAtEach(times), Some(some)),
+        5 => {
+            let frames = (first..behind).collect();
+            (Wanted::PlayedInRange { start: first as f64 + 0.5, stop: behind as f64 - 0.25 }, Some(frames))
+        }
+        6 => {
+            words.extend(some.iter().map(|frame| frame.to_le_bytes()));
+            (Wanted::IndicesInMemory(memory), Some(some))
+        }
+        7 => {
+            words.extend(times.iter().map(|time| time.to_le_bytes()));
+            (Wanted::PlayedAtEachInMemory(memory), Some(some))
+        }
+        _ => (Wanted::Indices(vec![0, count as i64]), None),
+    }
+}
+
+fn give_back(world: &mut World, client: usize, number: usize) {
+    if let Some(lease) = world.give_up(client, number) {
+        world.tell(client, &Notice::Release(vec![lease]));
+    }
+}
+
+/// Leases that were given back, or are another client's, or were never granted.
+fn guess_leases(world: &mut World, client: usize, distance: usize) {
+    let guessed = world.leases_of_others(client);
+    let beyond = guessed.iter().max().map_or(0, |last| last.0) + 1 + distance as u64;
+    world.tell(client, &Notice::Release([guessed, vec![LeaseId(beyond)]].concat()));
+}
+
+fn cancel(world: &mut World, client: usize, number: usize) {
+    let request = world.unanswered(client, number).unwrap_or(12345);
+    world.tell(client, &Notice::Cancel(request));
+}
+
+fn close_source(world: &mut World, client: usize, number: usize) {
+    let source = world.forget_source(client, number).unwrap_or(SourceId(77));
+    world.tell(client, &Notice::CloseSource(source));
+}
+
+/// Many requests for the same at once.
+fn flood(world: &mut World, client: usize, program: &mut Program<'_>) {
+    let Some(&(source, file)) = world.sources_of(client).as_ref().and_then(|sources| sources.first()) else {
+        return;
+    };
+    let (file, frame) = (&world.files[file], program.below(world.files[file].frame_count as usize) as u64);
+    let (height, width, dtype) = (file.height, file.width, Dtype::Uint8);
+    let expected = ExpectedPart { stamps: vec![file.stamp(frame)], height, width, dtype };
+    let part = Part { source, wanted: Wanted::PlayedAt(frame as f64), dtype };
+    let request = Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
+    for _ in 0..70 {
+        world.ask(client, &request, Expected::Frames(vec![expected.clone()]), Vec::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    use reeld_protocol::error::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn no_program_breaks_the_broker() {
+        let mut runner =
+            TestRunner::new(Config { cases: 120, failure_persistence: None, ..Config::default() });
+        let total = std::cell::Cell::new(Outcome::default());
+        runner
+            .run(&proptest::collection::vec(any::<u8>(), 0..800), |program| {
+                let (one, sum) = (run(&program), total.get());
+                total.set(Outcome {
+                    frames_replies: sum.frames_replies + one.frames_replies,
+                    errors: sum.errors + one.errors,
+                    crashes: sum.crashes + one.crashes,
+                });
+                Ok(())
+            })
+            .unwrap();
+        // The programs must have come somewhere, or they show nothing.
+        let total = total.get();
+        assert!(total.frames_replies > 100 && total.errors > 100 && total.crashes > 30, "{total:?}");
+    }
+
+    #[test]
+    fn million_frames_beside_a_million_in_flight_are_over_the_limit() {
+        let runtime = world::runtime();
+        let code = runtime.block_on(async {
+            let mut world = World::new(64);
+            world.connect(0).await;
+            world.open(0, 0, SeekMode::Approximate, false);
+            world.answer_everything().await;
+            let (source, _) = world.sources_of(0).unwrap()[0];
+            let memory = MemoryRange { offset_bytes: 0, count: 1 << 20 };
+            let part = Part { source, wanted: Wanted::IndicesInMemory(memory), dtype: Dtype::Uint8 };
+            let request =
+                Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
+            for _ in 0..2 {
+                world.ask(0, &request, Expected::Error, vec![[0; 8]; 1 << 20]);
+            }
+            world.settle().await;
+            world.last_error(0)
+        });
+        assert_eq!(code, Some(ErrorCode::LimitReached));
+    }
+}
