@@ -86,7 +86,8 @@ fn frames(cut: u8, bytes: &[u8]) {
         let mut reader = FrameReader::new();
         let mut seen = Vec::new();
         for piece in bytes.chunks(piece_bytes) {
-            if ours.write_all(piece).is_err() || !matches!(reader.receive(&theirs, RecvFlags::DONTWAIT), Ok(Received::Bytes))
+            if ours.write_all(piece).is_err()
+                || !matches!(reader.receive(&theirs, RecvFlags::DONTWAIT), Ok(Received::Bytes))
             {
                 return seen;
             }

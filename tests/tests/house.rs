@@ -90,7 +90,7 @@ fn only_the_codec_calls_bincode() {
 
 #[test]
 fn each_file_says_what_it_is_and_is_short() {
-    for folder in ["protocol", "daemon", "client-rs", "client-py", "tests"] {
+    for folder in ["protocol", "daemon", "client-rs", "client-py", "tests", "fuzz"] {
         for path in rust_files(&root().join(folder)) {
             let text = fs::read_to_string(&path).unwrap();
             assert!(text.starts_with("//!"), "{} does not begin with //!", path.display());

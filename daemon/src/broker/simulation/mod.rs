@@ -261,6 +261,15 @@ mod tests {
     }
 
     #[test]
+    fn programs_that_fuzzing_starts_from_are_still_fine() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/broker");
+        let programs: Vec<_> = std::fs::read_dir(corpus).unwrap().collect();
+        let outcomes =
+            programs.iter().map(|program| run(&std::fs::read(program.as_ref().unwrap().path()).unwrap()));
+        assert!(outcomes.map(|outcome| outcome.frames_replies).sum::<u64>() > 10);
+    }
+
+    #[test]
     fn million_frames_beside_a_million_in_flight_are_over_the_limit() {
         let runtime = world::runtime();
         let code = runtime.block_on(async {
