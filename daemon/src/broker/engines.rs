@@ -337,7 +337,9 @@ impl Engine {
     }
 
     fn farewell(&mut self, request: EngineRequest) {
-        if self.running.is_some() {
+        if self.is_leaving {
+            // It forgets everything anyway, and hears nothing more.
+        } else if self.running.is_some() {
             self.farewells.push(request);
         } else {
             self.send(&request, Vec::new());

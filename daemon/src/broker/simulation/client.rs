@@ -75,6 +75,7 @@ pub struct SimulatedClient {
     /// A lease that was given back.
     pub returned: Option<LeaseId>,
     /// What the last error said.
+    #[cfg(test)]
     pub last_error: Option<ErrorCode>,
     /// Requests that were answered with frames.
     pub frames_replies: u64,
@@ -96,6 +97,7 @@ impl SimulatedClient {
             arenas: BTreeMap::new(),
             held: BTreeMap::new(),
             returned: None,
+            #[cfg(test)]
             last_error: None,
             frames_replies: 0,
             errors: 0,
@@ -191,7 +193,10 @@ impl SimulatedClient {
                 let is_our_mistake =
                     error.code == ErrorCode::Internal && !error.message.starts_with("simulated");
                 assert!(!is_our_mistake, "{id}: {error}");
-                self.last_error = Some(error.code);
+                #[cfg(test)]
+                {
+                    self.last_error = Some(error.code);
+                }
                 self.errors += 1;
             }
             (Reply::SourceOpened(opened), Expected::Source(file)) => self.sources.push((opened.source, file)),

@@ -202,8 +202,8 @@ fn give_back(world: &mut World, client: usize, number: usize) {
 /// Leases that were given back, or are another client's, or were never granted.
 fn guess_leases(world: &mut World, client: usize, distance: usize) {
     let guessed = world.leases_of_others(client);
-    let beyond = guessed.iter().max().map_or(0, |last| last.0) + 1 + distance as u64;
-    world.tell(client, &Notice::Release([guessed, vec![LeaseId(beyond)]].concat()));
+    let never_granted = LeaseId(u64::MAX - distance as u64);
+    world.tell(client, &Notice::Release([guessed, vec![never_granted]].concat()));
 }
 
 fn cancel(world: &mut World, client: usize, number: usize) {
