@@ -42,7 +42,7 @@ impl Peer {
     pub fn welcomed(daemon: &Daemon) -> Peer {
         let mut peer = Peer::connect(daemon);
         peer.send(&Peer::hello(VERSION_MAJOR, VERSION_MINOR));
-        let welcome = peer.next().expect("an answer to Hello");
+        let welcome = peer.next_message().expect("an answer to Hello");
         assert_eq!(welcome.header.kind, kind::WELCOME);
         peer
     }
@@ -92,7 +92,7 @@ impl Peer {
     }
 
     /// The next message; none once the daemon has closed the connection.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn next_message(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.reader.next_frame().expect("the daemon keeps to the protocol") {
                 return Some(frame);
@@ -109,7 +109,7 @@ impl Peer {
     /// The reply with this id; others, and notices, are passed over. None once the connection is closed.
     pub fn reply_to(&mut self, request_id: u64) -> Option<Reply> {
         loop {
-            let frame = self.next()?;
+            let frame = self.next_message()?;
             if frame.header.request_id == request_id {
                 let reply = Reply::decode(frame.header.kind, &frame.body).expect("a reply of this version");
                 return Some(reply.expect("a reply"));
@@ -119,7 +119,7 @@ impl Peer {
 
     /// Waits until the daemon has closed the connection, and returns what it said before.
     pub fn last_words(&mut self) -> Vec<Frame> {
-        std::iter::from_fn(|| self.next()).collect()
+        std::iter::from_fn(|| self.next_message()).collect()
     }
 
     /// Says that nothing more will be sent.

@@ -676,7 +676,7 @@ fn million_requests_of_one_peer_are_answered_and_leave_nothing() {
         let batch = bytes_of(&request, 5).repeat(BATCH);
         let flooding = std::thread::spawn(move || flood(&stream, &batch, 1_000_000 / BATCH));
         for _ in 0..1_000_000 {
-            let frame = peer.next().unwrap();
+            let frame = peer.next_message().unwrap();
             assert_eq!((frame.header.kind, frame.header.request_id), (kind::ERROR, 5));
             assert_eq!(decode::<WireError>(&frame.body).unwrap().code, ErrorCode::InvalidRequest);
         }

@@ -319,6 +319,8 @@ impl Broker {
             if let (Some(client), Some(lease)) = (self.clients.get_mut(&client), lease) {
                 client.memory.abandon(lease);
             }
+            // The request now stands behind those that wait already: the first of them may have the memory.
+            self.relieved.insert(client);
             self.forget_unwanted();
             self.admit(key);
         }

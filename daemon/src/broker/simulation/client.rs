@@ -162,12 +162,12 @@ impl SimulatedClient {
             self.hear_reply(id, reply.expect("a reply"));
         } else {
             let notice = Notice::decode(number, &frame.body).expect("a body that can be read");
-            self.hear_notice(notice.expect("a notice"), frame.fds.pop());
+            self.hear_notice(&notice.expect("a notice"), frame.fds.pop());
         }
     }
 
-    fn hear_notice(&mut self, notice: Notice, fd: Option<OwnedFd>) {
-        match notice {
+    fn hear_notice(&mut self, notice: &Notice, fd: Option<OwnedFd>) {
+        match *notice {
             Notice::ArenaGranted { arena, bytes } => {
                 let fd = fd.expect("an arena is one file");
                 reeld_protocol::Arena::map(&fd, bytes).expect("an arena that can be mapped");

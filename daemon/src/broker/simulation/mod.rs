@@ -99,7 +99,7 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         27 => world.engine_fails(program.below(4), program.below(2) == 0),
         28 => world.scribble(),
         29 => world.pass(Duration::from_millis([1, 999, 5_000, 31_000, 61_000][program.below(5)])),
-        30 => world.ask(client, &Request::Status, Expected::Status, Vec::new()),
+        30 => world.ask(client, &Request::Status, Expected::Status, &[]),
         _ => flood(world, client, program),
     }
 }
@@ -151,7 +151,7 @@ fn get_frames(world: &mut World, client: usize, program: &mut Program<'_>) {
     let priority = [0, 0, 0, 1, -1, i8::MIN, i8::MAX][program.below(7)];
     let timeout_millis = [None, None, None, Some(0), Some(1000), Some(u64::MAX)][program.below(6)];
     let request = Request::GetFrames(GetFrames { parts, priority, timeout_millis });
-    world.ask(client, &request, expected.map_or(Expected::Error, Expected::Frames), words);
+    world.ask(client, &request, expected.map_or(Expected::Error, Expected::Frames), &words);
 }
 
 /// A selection in one of its shapes, and the frames that it means; none where it is not valid.
@@ -227,7 +227,7 @@ fn flood(world: &mut World, client: usize, program: &mut Program<'_>) {
     let part = Part { source, wanted: Wanted::PlayedAt(frame as f64), dtype };
     let request = Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
     for _ in 0..70 {
-        world.ask(client, &request, Expected::Frames(vec![expected.clone()]), Vec::new());
+        world.ask(client, &request, Expected::Frames(vec![expected.clone()]), &[]);
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
             let request =
                 Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
             for _ in 0..2 {
-                world.ask(0, &request, Expected::Error, vec![[0; 8]; 1 << 20]);
+                world.ask(0, &request, Expected::Error, &vec![[0; 8]; 1 << 20]);
             }
             world.settle().await;
             world.last_error(0)

@@ -143,7 +143,7 @@ impl World {
     }
 
     /// Sends a request, with words in memory where there are some.
-    pub fn ask(&mut self, client: usize, request: &Request, expected: Expected, words: Vec<[u8; 8]>) {
+    pub fn ask(&mut self, client: usize, request: &Request, expected: Expected, words: &[[u8; 8]]) {
         let Some(asking) = &mut self.clients[client] else { return };
         let id = asking.expect(expected);
         let memory =
