@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn no_program_breaks_the_broker() {
         let mut runner =
-            TestRunner::new(Config { cases: 120, failure_persistence: None, ..Config::default() });
+            TestRunner::new(Config { cases: 500, failure_persistence: None, ..Config::default() });
         let total = std::cell::Cell::new(Outcome::default());
         runner
             .run(&proptest::collection::vec(any::<u8>(), 0..800), |program| {
