@@ -85,6 +85,7 @@ struct Loading {
     known: Vec<Known>,
     faults: Vec<Fault>,
 }
+
 impl Loading {
     fn run(
         options: &ServeOptions,

@@ -2,7 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `keys` | [`KEYS`](keys::KEYS): every setting, one row each. A new one is a row there and a field here |
+//! | `keys` | [`KEYS`](keys::KEYS): every setting, one row each. A new one is a row there and a field of [`Settings`] or [`Limits`], which the compiler then asks for in `Settings::blank` |
 //! | `kind` | kinds of values: how each is read, checked and shown |
 //! | `command_line` | sub-commands and flags; those of the settings come from the table |
 //! | `file` | where the configuration file is, and what stands in it at which line |
