@@ -180,7 +180,12 @@ impl Broker {
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(engine_count_max, settings.limits.engine_cache_mib, events.clone()),
+            engines: Engines::new(
+                engine_count_max,
+                settings.limits.engine_cache_mib,
+                settings.log.clone(),
+                events.clone(),
+            ),
             settings,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
