@@ -19,7 +19,7 @@ use crate::link::{CatalogId, FileIdentity};
 /// finds its indexes again.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
 
-/// Files that nobody has open, at most: each holds a file descriptor.
+/// Files that nobody has open, at most: each holds a file descriptor, and they take a quarter of all at most.
 const IDLE_COUNT_MAX: usize = 1024;
 
 /// Bytes of indexes of files that nobody has open, at most.
@@ -69,14 +69,25 @@ impl Entry {
 }
 
 /// All files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Catalog {
     entries: BTreeMap<CatalogId, Entry>,
     by_identity: HashMap<(User, FileIdentity), CatalogId>,
     next_id: u64,
+    idle_count_max: usize,
 }
 
 impl Catalog {
+    /// No files yet. `descriptors_max` is how many the daemon may have open.
+    pub fn new(descriptors_max: usize) -> Catalog {
+        Catalog {
+            entries: BTreeMap::new(),
+            by_identity: HashMap::new(),
+            next_id: 0,
+            idle_count_max: IDLE_COUNT_MAX.min(descriptors_max / 4),
+        }
+    }
+
     /// Files that are known.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -147,6 +158,18 @@ impl Catalog {
         }
     }
 
+    /// Forgets all files that nobody has open, and returns them; see [`Catalog::evict`].
+    pub fn evict_idle(&mut self) -> Vec<(CatalogId, Entry)> {
+        let idle = self.entries.iter().filter(|(_, entry)| entry.handle_count == 0);
+        let idle: Vec<CatalogId> = idle.map(|(&source, _)| source).collect();
+        idle.into_iter().filter_map(|source| self.remove(source)).collect()
+    }
+
+    fn remove(&mut self, source: CatalogId) -> Option<(CatalogId, Entry)> {
+        self.unshare(source);
+        self.entries.remove(&source).map(|entry| (source, entry))
+    }
+
     /// Forgets files that nobody has open and that are too old, too many or too large, and returns them:
     /// engines have to forget them too, and closing them may take time.
     pub fn evict(&mut self, now: Instant) -> Vec<(CatalogId, Entry)> {
@@ -160,12 +183,11 @@ impl Catalog {
             let Some(entry) = self.entries.get(&source) else { continue };
             index_bytes += entry.index_bytes();
             let is_kept = entry.is_shared
-                && position < IDLE_COUNT_MAX
+                && position < self.idle_count_max
                 && index_bytes <= IDLE_INDEX_BYTES_MAX
                 && now.duration_since(idle_since) < IDLE_KEPT;
             if !is_kept {
-                self.unshare(source);
-                evicted.extend(self.entries.remove(&source).map(|entry| (source, entry)));
+                evicted.extend(self.remove(source));
             }
         }
         evicted
@@ -189,7 +211,7 @@ mod tests {
 
     #[test]
     fn same_file_of_the_same_user_is_one_entry() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         assert_eq!(open(&mut catalog, USER, 1, false, now), one);
         assert_ne!(open(&mut catalog, USER, 2, false, now), one);
@@ -197,7 +219,7 @@ mod tests {
 
     #[test]
     fn users_share_nothing() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         assert_ne!(open(&mut catalog, User { uid: 1001, connection: None }, 1, false, now), one);
         assert_ne!(open(&mut catalog, User { uid: 1000, connection: Some(4) }, 1, false, now), one);
@@ -205,13 +227,13 @@ mod tests {
 
     #[test]
     fn memory_is_never_shared() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         assert_ne!(open(&mut catalog, USER, 1, true, now), open(&mut catalog, USER, 1, true, now));
     }
 
     #[test]
     fn idle_file_is_found_again_until_its_time_is_over() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         assert!(catalog.evict(now + 2 * IDLE_KEPT).is_empty(), "it is open");
         catalog.release(one, now);
@@ -224,7 +246,7 @@ mod tests {
 
     #[test]
     fn unshared_file_goes_with_its_last_handle() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         catalog.unshare(one);
         assert_ne!(open(&mut catalog, USER, 1, false, now), one);

@@ -21,11 +21,16 @@ use tokio::sync::mpsc;
 use super::job::{Job, User, mix};
 use super::peer::Peer;
 use super::{Event, PeerKey};
+use crate::config::Limits;
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
 /// An engine without work ends after this long: its sessions and pictures are of no use to others, and the
 /// next one starts in about 20 ms.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
+
+/// Where there are more engines than the budget says, because each user at work has one, idle ones end after
+/// this: not at once, since a user's next request often follows within a training step.
+const SURPLUS_KEPT: Duration = Duration::from_secs(5);
 
 /// An engine answers or yields every 20 ms of decoding. One that says nothing for so long hangs, in a codec
 /// or on a file system.
@@ -81,6 +86,7 @@ pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
     engine_count_max: usize,
     cache_mib: u64,
+    memory_mib: u64,
     events: mpsc::Sender<Event>,
     next_key: u64,
     next_job: u64,
@@ -89,16 +95,24 @@ pub struct Engines {
 
 impl Engines {
     /// None yet.
-    pub fn new(engine_count_max: usize, cache_mib: u64, events: mpsc::Sender<Event>) -> Engines {
+    pub fn new(limits: &Limits, events: mpsc::Sender<Event>) -> Engines {
         Engines {
             engines: BTreeMap::new(),
-            engine_count_max,
-            cache_mib,
+            engine_count_max: limits.engine_count_max.unwrap_or_else(processor_count),
+            cache_mib: limits.engine_cache_mib,
+            memory_mib: limits.engine_memory_mib,
             events,
             next_key: 0,
             next_job: 0,
             failed_starts: 0,
         }
+    }
+
+    /// Engines that start from now on keep to these.
+    pub fn change_limits(&mut self, limits: &Limits) {
+        self.engine_count_max = limits.engine_count_max.unwrap_or_else(processor_count);
+        self.cache_mib = limits.engine_cache_mib;
+        self.memory_mib = limits.engine_memory_mib;
     }
 
     /// One engine.
@@ -132,6 +146,11 @@ impl Engines {
         candidates.first().copied()
     }
 
+    /// True if this user has an engine.
+    pub fn serves(&self, user: User) -> bool {
+        self.engines.values().any(|engine| engine.user == user && !engine.is_leaving)
+    }
+
     /// True for a run that was begun by an engine which still lives: no other shall do it.
     pub fn awaits_its_own(&self, job: &Job) -> bool {
         job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
@@ -140,8 +159,34 @@ impl Engines {
     /// True if another engine may be started for this user: the node's budget has room, or the user has none.
     pub fn may_start(&self, user: User) -> bool {
         let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
-        let has_none = self.engines.values().all(|engine| engine.user != user);
+        let has_none = !self.serves(user);
         !is_starting && (has_none || self.engines.len() < self.engine_count_max)
+    }
+
+    /// Ends an idle engine of a user without work, where somebody else waits for the budget: the one that has
+    /// been idle longest. `busy_users` have work that waits.
+    pub fn make_way(&mut self, user: User, busy_users: &[User], pinned: &BTreeMap<EngineKey, usize>) {
+        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
+        let is_making_way = self.engines.values().any(|engine| engine.is_leaving);
+        if is_starting || is_making_way || self.engines.len() < self.engine_count_max {
+            return;
+        }
+        let is_spare = |key: &EngineKey, engine: &Engine| {
+            engine.is_idle()
+                && engine.user != user
+                && !busy_users.contains(&engine.user)
+                && !pinned.contains_key(key)
+        };
+        let spare = self.engines.iter_mut().filter(|(key, engine)| is_spare(key, engine));
+        if let Some((key, engine)) = spare.min_by_key(|(_, engine)| engine.idle_since) {
+            tracing::info!(
+                engine = key.0,
+                uid = engine.user.uid,
+                for_uid = user.uid,
+                "idle engine makes way"
+            );
+            engine.leave();
+        }
     }
 
     /// Starts an engine. It takes work once it has said that it is ready.
@@ -150,15 +195,22 @@ impl Engines {
         self.next_key += 1;
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let child = Command::new("/proc/self/exe")
+        let ours = UnixStream::from_std(ours)?;
+        let mut child = Command::new("/proc/self/exe")
             .arg("engine")
             .arg("--cache-mib")
             .arg(self.cache_mib.to_string())
+            .arg("--memory-mib")
+            .arg(self.memory_mib.to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
-        self.watch(key, &child)?;
-        let peer = Peer::start(PeerKey::Engine(key), UnixStream::from_std(ours)?, self.events.clone(), None);
+        if let Err(error) = self.watch(key, &child) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+        let peer = Peer::start(PeerKey::Engine(key), ours, self.events.clone(), None);
         tracing::info!(engine = key.0, pid = child.id(), uid = user.uid, "engine started");
         let engine = Engine {
             user,
@@ -232,12 +284,15 @@ impl Engines {
 
     /// Ends engines that have had nothing to do for long, and kills those that hang.
     pub fn tend(&mut self, now: Instant) {
+        let mut surplus = self.engines.len().saturating_sub(self.engine_count_max);
         for (key, engine) in &mut self.engines {
+            let is_surplus = surplus > 0 && engine.is_idle();
+            let kept = if is_surplus { SURPLUS_KEPT } else { IDLE_KEPT };
             match &engine.running {
-                None if engine.is_idle() && now.duration_since(engine.idle_since) >= IDLE_KEPT => {
+                None if engine.is_idle() && now.duration_since(engine.idle_since) >= kept => {
                     tracing::info!(engine = key.0, "engine has nothing to do");
-                    engine.is_leaving = true;
-                    engine.peer.finish();
+                    surplus = surplus.saturating_sub(1);
+                    engine.leave();
                 }
                 Some(running) if now.duration_since(running.since) >= SILENCE_MAX => {
                     tracing::error!(engine = key.0, "engine hangs");
@@ -258,12 +313,16 @@ impl Engines {
     }
 
     /// No later job names this arena.
-    pub fn drop_arena(&mut self, arena: ArenaKey) {
+    /// Returns how many engines are at work and may write to it until they have answered.
+    pub fn drop_arena(&mut self, arena: ArenaKey) -> usize {
+        let mut busy_count = 0;
         for engine in self.engines.values_mut() {
             if engine.arenas.remove(&arena) {
+                busy_count += usize::from(engine.running.is_some());
                 engine.farewell(EngineRequest::DropArena(arena));
             }
         }
+        busy_count
     }
 
     /// For the status report.
@@ -291,6 +350,13 @@ impl Engine {
         }
     }
 
+    /// The engine has no use of a file that it was told of: it will be told again.
+    pub fn forget_source(&mut self, source: CatalogId) {
+        if self.sources.remove(&source) {
+            self.farewell(EngineRequest::DropSource(source));
+        }
+    }
+
     /// Makes an arena known before a job names it.
     pub fn introduce_arena(&mut self, arena: ArenaKey, bytes: u64, fd: &Arc<OwnedFd>) {
         if self.arenas.insert(arena) {
@@ -305,13 +371,31 @@ impl Engine {
     }
 
     /// The job is over: takes it, if it is the one that was begun.
-    pub fn finish(&mut self, id: JobId, now: Instant) -> Option<Running> {
+    /// With it, the arenas that were dropped meanwhile.
+    pub fn finish(&mut self, id: JobId, now: Instant) -> Option<(Running, Vec<ArenaKey>)> {
         let running = self.running.take_if(|running| running.id == id)?;
         self.idle_since = now;
+        let let_go = self.held_arenas();
         for farewell in std::mem::take(&mut self.farewells) {
             self.send(&farewell, Vec::new());
         }
-        Some(running)
+        Some((running, let_go))
+    }
+
+    /// Arenas that were dropped, but that the job in progress may still write to.
+    pub fn held_arenas(&self) -> Vec<ArenaKey> {
+        let arena = |farewell: &EngineRequest| match farewell {
+            EngineRequest::DropArena(arena) => Some(*arena),
+            EngineRequest::DropSource(_)
+            | EngineRequest::AddSource { .. }
+            | EngineRequest::AddArena { .. }
+            | EngineRequest::Probe { .. }
+            | EngineRequest::Scan { .. }
+            | EngineRequest::Decode { .. }
+            | EngineRequest::Extend { .. }
+            | EngineRequest::Cancel(_) => None,
+        };
+        self.farewells.iter().filter_map(arena).collect()
     }
 
     /// Says something about the job in progress.
@@ -335,6 +419,12 @@ impl Engine {
         let _ = self.child.kill();
     }
 
+    /// Tells it to end when it has done what it was told.
+    fn leave(&mut self) {
+        self.is_leaving = true;
+        self.peer.finish();
+    }
+
     fn farewell(&mut self, request: EngineRequest) {
         if self.running.is_some() {
             self.farewells.push(request);
@@ -354,6 +444,6 @@ impl Drop for Engine {
 }
 
 /// Processors that this process may use: affinity and the control group's quota are taken into account.
-pub fn processor_count() -> usize {
+fn processor_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

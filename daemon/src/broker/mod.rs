@@ -13,23 +13,32 @@
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
 //! | `engines`     | the engine processes                                                  |
+//! | `memory`      | granting slots and arenas, and who waits for memory of others         |
+//! | `gates`       | back-pressure: how many requests may be in flight                     |
+//! | `node_memory` | how much memory there is                                              |
+//! | `descriptors` | the limit of open files, and what is done where it is reached         |
 //! | `peer`        | a socket as the loop sees it                                          |
 //! | `source_file` | checks of a file that a client sent                                   |
 //! | `listen`      | the listening socket and its lock                                     |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
+//! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
 
 mod catalog;
 mod client;
+mod descriptors;
 mod engines;
 mod frames;
+mod gates;
 mod job;
 mod leases;
 mod listen;
+mod memory;
+mod node_memory;
 mod opening;
 mod peer;
 mod plan;
 mod queue;
+mod quotas;
 mod reply;
 mod requests;
 mod running;
@@ -43,23 +52,26 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::Hello;
+use reeld_protocol::handshake::{Hello, RefusalCause};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::socket::peer_identity;
 use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::link::index::{Index, IndexError};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
 use client::{Client, GrantedArena};
 use engines::{EngineKey, Engines};
-use job::Job;
+use gates::{Gate, Gates, Turn};
+use job::{Job, User};
+use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
 use queue::Queue;
+use quotas::{Barrier, Quotas};
 use requests::Requests;
 use source_file::SourceFile;
 
@@ -84,12 +96,32 @@ enum PeerKey {
 #[derive(Debug)]
 enum Event {
     Connected(UnixStream),
-    Frame { key: PeerKey, frame: Frame },
-    Gone { key: PeerKey, reason: Option<io::Error> },
+    /// A connection waits that cannot be accepted for want of descriptors. `tried` hears when those that can
+    /// be spared are closed.
+    OutOfDescriptors {
+        tried: oneshot::Sender<()>,
+    },
+    /// A message. One that needs an answer has its turn.
+    Frame {
+        key: PeerKey,
+        frame: Frame,
+        turn: Option<Turn>,
+    },
+    Gone {
+        key: PeerKey,
+        reason: Option<io::Error>,
+    },
     Writable(PeerKey),
     EngineExited(EngineKey),
-    SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
-    IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
+    SourceChecked {
+        open: u64,
+        checked: Result<SourceFile, WireError>,
+    },
+    IndexRead {
+        source: CatalogId,
+        stream: StreamIndex,
+        index: Result<Index, IndexError>,
+    },
     Stop,
 }
 
@@ -120,6 +152,18 @@ struct Broker {
     relieved: BTreeSet<u64>,
     arenas: HashMap<ArenaKey, GrantedArena>,
     next_arena: u64,
+    /// Arenas that no client has any more, but that an engine may still write to.
+    detached: HashMap<ArenaKey, DetachedArena>,
+    /// Who has how much of what all share.
+    quotas: Quotas,
+    /// All the memory that there is.
+    node_bytes: u64,
+    /// Requests that wait for memory of others.
+    starving: Starving,
+    /// Something happened that may help them.
+    has_memory_moved: bool,
+    /// Requests in flight by user.
+    gates: BTreeMap<User, Gate>,
     next_lease: u64,
     helpers: HashMap<u32, Arc<Semaphore>>,
     totals: Totals,
@@ -140,6 +184,7 @@ pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
 }
 
 async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+    descriptors::raise_limit();
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
     let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
     listen::stop_on_signals(events.clone())?;
@@ -170,11 +215,17 @@ impl Broker {
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
-        let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
+        let node_bytes = node_memory::bytes();
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(engine_count_max, settings.limits.engine_cache_mib, events.clone()),
+            engines: Engines::new(&settings.limits, events.clone()),
+            quotas: Quotas::new(memory::quota_limits(&settings, node_bytes)),
+            node_bytes,
+            detached: HashMap::new(),
+            starving: Starving::default(),
+            has_memory_moved: false,
+            gates: BTreeMap::new(),
             settings,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
@@ -183,7 +234,7 @@ impl Broker {
             next_client: 0,
             without_clients_since: Instant::now(),
             had_clients: false,
-            catalog: Catalog::default(),
+            catalog: Catalog::new(descriptors::count_max()),
             opens: HashMap::new(),
             next_open: 0,
             requests: Requests::default(),
@@ -201,8 +252,15 @@ impl Broker {
     fn handle(&mut self, event: Event) -> Flow {
         match event {
             Event::Connected(stream) => self.connect(stream),
-            Event::Frame { key: PeerKey::Client(client), frame } => self.client_frame(client, frame),
-            Event::Frame { key: PeerKey::Engine(engine), frame } => self.engine_frame(engine, frame),
+            Event::OutOfDescriptors { tried } => {
+                self.shed_files_and(move |_| {
+                    let _ = tried.send(());
+                });
+            }
+            Event::Frame { key: PeerKey::Client(client), frame, turn } => {
+                self.client_frame(client, frame, turn);
+            }
+            Event::Frame { key: PeerKey::Engine(engine), frame, .. } => self.engine_frame(engine, frame),
             Event::Gone { key: PeerKey::Client(client), reason } => {
                 if let Some(reason) = reason {
                     tracing::info!(client, %reason, "connection ended");
@@ -232,6 +290,7 @@ impl Broker {
             Event::Stop => return Flow::Stop,
         }
         self.admit_relieved();
+        self.admit_starving();
         self.dispatch();
         self.drop_broken_clients();
         Flow::GoOn
@@ -247,9 +306,18 @@ impl Broker {
         }
         self.next_client += 1;
         let (key, events) = (self.next_client, self.events.clone());
-        let quota_bytes = self.settings.limits.client_memory_mib << 20;
-        let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
-            peer::Peer::start(PeerKey::Client(key), stream, events, Some(permits))
+        let user = Client::user(key, identity);
+        if let Err(barrier) = self.quotas.connect(user) {
+            let reason = self.too_many_clients(barrier);
+            tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "connection refused");
+            return listen::refuse(&stream, RefusalCause::Limit, reason);
+        }
+        let limits = &self.settings.limits;
+        let quota_bytes = limits.client_memory_mib << 20;
+        let of_user = self.gates.entry(user).or_insert_with(|| Gate::new(limits.user_requests_max));
+        let gates = Gates { client: Gate::new(limits.client_requests_max), user: of_user.clone() };
+        let client = Client::new(key, identity, quota_bytes, gates, Instant::now(), |gates| {
+            peer::Peer::start(PeerKey::Client(key), stream, events, Some(gates))
         });
         tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
         self.clients.insert(key, client);
@@ -257,7 +325,44 @@ impl Broker {
         self.totals.clients += 1;
     }
 
-    fn client_frame(&mut self, key: u64, frame: Frame) {
+    fn too_many_clients(&self, barrier: Barrier) -> String {
+        let limits = &self.settings.limits;
+        match barrier {
+            Barrier::UserClients => format!(
+                "{} clients of this user are connected (user_client_count_max); end some, or raise the limit",
+                limits.user_client_count_max
+            ),
+            Barrier::Clients | Barrier::UserSources | Barrier::UserMemory | Barrier::Memory => format!(
+                "{} clients are connected (client_count_max); end some, or raise the limit",
+                limits.client_count_max
+            ),
+        }
+    }
+
+    /// New limits hold for what is granted from now on, and whoever waits is looked at again.
+    #[allow(dead_code, reason = "reached by reloading alone, which belongs to the signals")]
+    pub(crate) fn apply_limits(&mut self, limits: Limits) {
+        self.settings.limits = limits;
+        let limits = &self.settings.limits;
+        self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
+        self.engines.change_limits(limits);
+        for gate in self.gates.values_mut() {
+            gate.resize(limits.user_requests_max);
+        }
+        for client in self.clients.values_mut() {
+            client.gate.resize(limits.client_requests_max);
+            client.memory.change_quota(limits.client_memory_mib << 20);
+        }
+        self.has_memory_moved = true;
+        let waiting = self.clients.iter().filter(|(_, client)| !client.waiting.is_empty());
+        for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.admit_waiting(client);
+        }
+        self.admit_starving();
+        self.dispatch();
+    }
+
+    fn client_frame(&mut self, key: u64, frame: Frame, turn: Option<Turn>) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         if client.name.is_none() {
             return self.greet(key, &frame);
@@ -270,7 +375,11 @@ impl Broker {
                 Err(error) => self.break_off(key, &error.to_string()),
             };
         }
-        client.request_count += 1;
+        client.begin_request(turn);
+        if frame.are_fds_lost() {
+            self.shed_files();
+            return self.fail(key, request_id, reply::lost_descriptors());
+        }
         match Request::decode(kind, &frame.body) {
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, frame.fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, &wanted, frame.fds),
@@ -304,6 +413,7 @@ impl Broker {
             Notice::CloseSource(source) => {
                 let Some(client) = self.clients.get_mut(&key) else { return };
                 if let Some(opened) = client.sources.remove(&source) {
+                    self.quotas.close_sources(client.user, 1);
                     self.catalog.release(opened.catalog, Instant::now());
                 }
             }
@@ -343,6 +453,12 @@ impl Broker {
     fn forget_client(&mut self, key: u64) {
         let Some(client) = self.clients.remove(&key) else { return };
         tracing::debug!(client = key, "client gone");
+        self.stop_starving(key);
+        self.quotas.disconnect(client.user);
+        self.quotas.close_sources(client.user, client.sources.len() + client.opening_count);
+        if self.quotas.account(client.user).client_count == 0 {
+            self.gates.remove(&client.user);
+        }
         self.forget_opens(key);
         for request in self.requests.of_client(key) {
             self.requests.remove(request);
@@ -355,14 +471,8 @@ impl Broker {
         }
         let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();
         self.drop_arenas(&arenas);
+        self.has_memory_moved = true;
         self.without_clients_since = now;
-    }
-
-    fn drop_arenas(&mut self, arenas: &[ArenaKey]) {
-        for arena in arenas {
-            self.arenas.remove(arena);
-            self.engines.drop_arena(*arena);
-        }
     }
 
     fn now_millis(&self) -> u64 {
@@ -372,7 +482,8 @@ impl Broker {
     fn next_deadline(&self) -> Instant {
         let far = || Instant::now() + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
-        self.requests.next_deadline().and_then(at).unwrap_or_else(far)
+        let of_requests = self.requests.next_deadline().and_then(at);
+        of_requests.into_iter().chain(self.starving.next_deadline()).min().unwrap_or_else(far)
     }
 
     /// Answers requests whose deadline has passed.
@@ -381,6 +492,8 @@ impl Broker {
         while let Some(request) = self.requests.overdue(now_millis) {
             self.fail_request(request, reply::deadline());
         }
+        self.refuse_starved(Instant::now());
+        self.admit_starving();
         self.dispatch();
         Flow::GoOn
     }

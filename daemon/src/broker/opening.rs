@@ -5,15 +5,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::{ErrorCode, WireError};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::message::{OpenSource, Reply, SeekMode, SourceOpened};
 use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata, VideoHeader};
+use reeld_protocol::{Frame, SealedMemfd};
 use tokio::sync::Semaphore;
 
 use super::catalog::Knowledge;
-use super::client::{OpenedSource, SOURCES_MAX};
+use super::client::OpenedSource;
 use super::job::{Job, Task, User};
 use super::plan::Timeline;
 use super::queue::Waiter;
@@ -52,9 +52,8 @@ impl Broker {
                 reply::invalid("exactly one file must come with OpenSource"),
             );
         };
-        if opener.sources.len() >= SOURCES_MAX {
-            let reason = format!("{SOURCES_MAX} sources are open; close some");
-            return self.fail(client, request_id, reply::limit(reason));
+        if let Err(error) = self.count_source(client) {
+            return self.fail(client, request_id, error);
         }
         self.next_open += 1;
         let open = self.next_open;
@@ -69,6 +68,35 @@ impl Broker {
             let checked = check.await.unwrap_or_else(|error| Err(reply::internal(error.to_string())));
             let _ = events.send(Event::SourceChecked { open, checked }).await;
         });
+    }
+
+    /// One more source of this client, if it and its user may have one more.
+    fn count_source(&mut self, client: u64) -> Result<(), WireError> {
+        let limits = &self.settings.limits;
+        let Some(client) = self.clients.get_mut(&client) else { return Ok(()) };
+        if client.sources.len() + client.opening_count >= limits.client_sources_max {
+            let count = limits.client_sources_max;
+            let reason = format!("this client has {count} sources open (client_sources_max); close some");
+            return Err(reply::limit(reason));
+        }
+        if self.quotas.open_source(client.user).is_err() {
+            let count = limits.user_sources_max;
+            let reason = format!(
+                "the clients of this user have {count} sources open (user_sources_max); close some, or open \
+                 each file once in fewer processes"
+            );
+            return Err(reply::limit(reason));
+        }
+        client.opening_count += 1;
+        Ok(())
+    }
+
+    /// An open has come to nothing.
+    fn discount_open(&mut self, client: u64) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.opening_count = client.opening_count.saturating_sub(1);
+            self.quotas.close_sources(client.user, 1);
+        }
     }
 
     fn helper_turns(&mut self, user: User) -> &Arc<Semaphore> {
@@ -152,6 +180,7 @@ impl Broker {
             Timeline::Exact { content, .. } => (Some(*content), EffectiveMetadata::exact(header, content)),
             Timeline::Approximate { effective, .. } => (None, *effective),
         };
+        client.opening_count = client.opening_count.saturating_sub(1);
         let source = client.next_source();
         let thread_count = options.thread_count;
         let (height, width) = (header.height, header.width);
@@ -171,8 +200,13 @@ impl Broker {
     }
 
     /// An engine has made an index. Reading it may take milliseconds, so a helper does it.
-    pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, mut fds: Vec<OwnedFd>) {
-        let Some(fd) = fds.pop() else {
+    pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, mut frame: Frame) {
+        if frame.are_fds_lost() {
+            self.shed_files();
+            let reason = reply::lost_descriptors().message;
+            return self.catalog_job_failed(source, &EngineError::LimitReached(reason));
+        }
+        let Some(fd) = frame.fds.pop() else {
             return self.catalog_job_failed(source, &EngineError::Internal("an index did not come".into()));
         };
         let events = self.events.clone();
@@ -240,6 +274,7 @@ impl Broker {
         if let Some(source) = pending.source {
             self.catalog.release(source, Instant::now());
         }
+        self.discount_open(pending.client);
         self.fail(pending.client, pending.request_id, error);
     }
 

@@ -11,8 +11,9 @@ use reeld_protocol::{Frame, FrameReader, Outbox, Received};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+use super::gates::{Gates, Turn};
 use super::{Event, PeerKey};
 
 /// Bytes that may wait to be sent to one peer. A reply is about 100 bytes and requests in flight are limited,
@@ -30,16 +31,16 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Takes over a connection. Each message that needs an answer takes a permit of `requests`, if given,
-    /// before it becomes an event; without one, the socket is not read.
+    /// Takes over a connection. Each message that needs an answer passes the gates, if given, before it
+    /// becomes an event; until it has, the socket is not read.
     pub fn start(
         key: PeerKey,
         stream: UnixStream,
         events: mpsc::Sender<Event>,
-        requests: Option<Arc<Semaphore>>,
+        gates: Option<Gates>,
     ) -> Peer {
         let stream = Arc::new(stream);
-        tokio::spawn(read(key, Arc::clone(&stream), events.clone(), requests));
+        tokio::spawn(read(key, Arc::clone(&stream), events.clone(), gates));
         Peer { key, stream, outbox: Outbox::new(), is_waiting: false, events }
     }
 
@@ -103,13 +104,8 @@ impl Drop for Peer {
     }
 }
 
-async fn read(
-    key: PeerKey,
-    stream: Arc<UnixStream>,
-    events: mpsc::Sender<Event>,
-    requests: Option<Arc<Semaphore>>,
-) {
-    let reason = read_frames(key, &stream, &events, requests.as_deref()).await.err();
+async fn read(key: PeerKey, stream: Arc<UnixStream>, events: mpsc::Sender<Event>, gates: Option<Gates>) {
+    let reason = read_frames(key, &stream, &events, gates.as_ref()).await.err();
     let _ = events.send(Event::Gone { key, reason }).await;
 }
 
@@ -117,7 +113,7 @@ async fn read_frames(
     key: PeerKey,
     stream: &UnixStream,
     events: &mpsc::Sender<Event>,
-    requests: Option<&Semaphore>,
+    gates: Option<&Gates>,
 ) -> io::Result<()> {
     let mut reader = FrameReader::new();
     loop {
@@ -126,8 +122,8 @@ async fn read_frames(
         while let Some(frame) =
             reader.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
         {
-            wait_for_turn(&frame, requests).await;
-            if events.send(Event::Frame { key, frame }).await.is_err() {
+            let turn = wait_for_turn(&frame, gates).await;
+            if events.send(Event::Frame { key, frame, turn }).await.is_err() {
                 return Ok(());
             }
         }
@@ -138,14 +134,10 @@ async fn read_frames(
 }
 
 /// Requests wait while too many are unanswered; notices, which give things back, do not.
-async fn wait_for_turn(frame: &Frame, requests: Option<&Semaphore>) {
-    if frame.header.request_id == 0 {
-        return;
-    }
-    if let Some(requests) = requests
-        && let Ok(permit) = requests.acquire().await
-    {
+async fn wait_for_turn(frame: &Frame, gates: Option<&Gates>) -> Option<Turn> {
+    match gates {
         // Given back by the loop, with the terminal reply.
-        permit.forget();
+        Some(gates) if frame.header.request_id != 0 => gates.pass().await,
+        Some(_) | None => None,
     }
 }

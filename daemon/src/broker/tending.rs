@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use reeld_protocol::status::{LISTED_MAX, Status};
+use reeld_protocol::status::{LISTED_MAX, Status, UserStatus};
 
 use super::{Broker, Flow};
 
@@ -27,8 +27,9 @@ impl Broker {
         let now = Instant::now();
         self.engines.tend(now);
         self.drop_silent_clients(now);
-        self.drop_idle_arenas(now);
+        self.drop_idle_arenas(|client| now.duration_since(client.active_at) >= ARENAS_KEPT);
         self.drop_idle_files(now);
+        self.admit_starving();
         self.dispatch();
         if self.settings.is_private && self.clients.is_empty() {
             let patience = if self.had_clients { LAST_CLIENT_LINGER } else { FIRST_CLIENT_WITHIN };
@@ -48,17 +49,6 @@ impl Broker {
         for client in silent {
             self.break_off(client, "no Hello in time");
         }
-    }
-
-    fn drop_idle_arenas(&mut self, now: Instant) {
-        let mut dropped = Vec::new();
-        for client in self.clients.values_mut() {
-            if now.duration_since(client.active_at) >= ARENAS_KEPT {
-                let idle = client.memory.revoke_idle();
-                dropped.extend(client.revoke_arenas(&idle));
-            }
-        }
-        self.drop_arenas(&dropped);
     }
 
     fn drop_idle_files(&mut self, now: Instant) {
@@ -86,6 +76,9 @@ impl Broker {
             totals: self.totals,
             clients: self.clients.values().take(LISTED_MAX).map(super::client::Client::status).collect(),
             engines: self.engines.status().take(LISTED_MAX).collect(),
+            users: self.users().take(LISTED_MAX).collect(),
+            memory_bytes_max: self.quotas.limits().memory_bytes,
+            detached_bytes: self.quotas.total().detached_bytes,
             ..Status::default()
         };
         for client in self.clients.values() {
@@ -97,5 +90,17 @@ impl Broker {
             status.arena_bytes += usage.arena_bytes;
         }
         status
+    }
+
+    fn users(&self) -> impl Iterator<Item = UserStatus> {
+        self.quotas.iter().map(|(user, account)| UserStatus {
+            uid: user.uid,
+            client_count: account.client_count as u64,
+            request_count: self.gates.get(&user).map_or(0, |gate| gate.passed_count() as u64),
+            source_count: account.source_count as u64,
+            arena_bytes: account.arena_bytes,
+            detached_bytes: account.detached_bytes,
+            memory_bytes_max: self.quotas.limits().user_memory_bytes,
+        })
     }
 }

@@ -51,6 +51,33 @@ pub struct ServeOptions {
     /// Decoded pictures that each engine keeps, in MiB; 0 keeps none.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     pub engine_cache_mib: u64,
+    /// Private memory that one engine may use, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub engine_memory_mib: u64,
+    /// Shared memory that all clients of one user may hold, in MiB; by default as much as all users.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub user_memory_mib: Option<u64>,
+    /// Shared memory that all clients may hold, in MiB; by default half of the memory that there is.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub memory_mib: Option<u64>,
+    /// Requests in flight of one client.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub client_requests_max: u32,
+    /// Requests in flight of all clients of one user.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub user_requests_max: u32,
+    /// Open sources of one client.
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
+    pub client_sources_max: u32,
+    /// Open sources of all clients of one user.
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
+    pub user_sources_max: u32,
+    /// Clients that are connected at the same time.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub client_count_max: u32,
+    /// Clients of one user that are connected at the same time.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub user_client_count_max: u32,
 }
 
 impl ServeOptions {
@@ -65,6 +92,15 @@ impl ServeOptions {
                 engine_count_max: self.engine_count_max.map(usize::from),
                 client_memory_mib: self.client_memory_mib,
                 engine_cache_mib: self.engine_cache_mib,
+                engine_memory_mib: self.engine_memory_mib,
+                user_memory_mib: self.user_memory_mib,
+                memory_mib: self.memory_mib,
+                client_requests_max: self.client_requests_max as usize,
+                user_requests_max: self.user_requests_max as usize,
+                client_sources_max: self.client_sources_max as usize,
+                user_sources_max: self.user_sources_max as usize,
+                client_count_max: self.client_count_max as usize,
+                user_client_count_max: self.user_client_count_max as usize,
             },
         }
     }
@@ -91,6 +127,9 @@ pub struct EngineOptions {
     /// Decoded pictures to keep, in MiB; 0 keeps none.
     #[arg(long, default_value_t = 256)]
     pub cache_mib: u64,
+    /// Private memory that this process may use, in MiB.
+    #[arg(long, default_value_t = 8192)]
+    pub memory_mib: u64,
     /// Decoders to keep warm. A decoder of full HD holds about 50 MB; eight serve the four runs that may be
     /// under way and as many files in turn.
     #[arg(long, default_value_t = 8)]

@@ -23,7 +23,7 @@ pub struct Sources {
 }
 
 struct Source {
-    file: OwnedFd,
+    file: Option<OwnedFd>,
     identity: FileIdentity,
     /// Opened, but nothing was read from it: the next session or scan takes it.
     fresh_input: Option<MediaInput>,
@@ -32,7 +32,8 @@ struct Source {
 
 impl Sources {
     /// One more file.
-    pub fn add(&mut self, id: CatalogId, file: OwnedFd, identity: FileIdentity) {
+    /// Without its descriptor, it is known as a file that did not come over.
+    pub fn add(&mut self, id: CatalogId, file: Option<OwnedFd>, identity: FileIdentity) {
         self.sources.insert(id, Source { file, identity, fresh_input: None, facts: HashMap::new() });
     }
 
@@ -55,6 +56,11 @@ impl Sources {
         }
     }
 
+    /// Closes what was opened but not used yet.
+    pub fn close_fresh(&mut self) {
+        self.sources.values_mut().for_each(|source| source.fresh_input = None);
+    }
+
     /// What does not change in a stream.
     pub fn facts(&mut self, id: CatalogId, stream: usize) -> Result<StreamFacts, Failure> {
         let source = self.source(id)?;
@@ -70,7 +76,8 @@ impl Sources {
     /// link less changes the inode and not what was read through it: that is no reason to stop a training.
     pub fn check_unchanged(&mut self, id: CatalogId) -> Result<(), Failure> {
         let source = self.source(id)?;
-        if content_of(source.file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
+        let file = source.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        if content_of(file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
             Ok(())
         } else {
             Err(Failure::SourceChanged)
@@ -92,7 +99,11 @@ impl Source {
     }
 
     fn open(&self) -> Result<MediaInput, Failure> {
-        let file = self.file.try_clone().map_err(|error| FfmpegError::from_io("open the file", &error))?;
+        let file = self.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        let file = file.try_clone().map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Failure::NoDescriptors,
+            _ => FfmpegError::from_io("open the file", &error).into(),
+        })?;
         let deadline = Deadline::default();
         deadline.set(Some(Instant::now() + Duration::from_secs(OPEN_SECONDS_MAX)));
         let input = MediaInput::open(file, &deadline)?;
