@@ -140,22 +140,22 @@ impl Quotas {
     pub fn grantable(&self, user: User, preferred_bytes: u64, bytes_min: u64) -> Result<u64, Barrier> {
         let bytes = self.account(user).bytes();
         let of_user = self.limits.user_memory_bytes.saturating_sub(bytes);
-        if of_user < bytes_min {
+        if of_user < bytes_min && self.limits.user_memory_bytes < self.limits.memory_bytes {
             return Err(Barrier::UserMemory);
         }
-        let of_all = self.free_for(bytes);
+        let of_all = self.free_for(bytes).min(of_user);
         if of_all < bytes_min {
             return Err(Barrier::Memory);
         }
         // Whole pages, unless that is less than what is needed.
-        let granted = preferred_bytes.min(of_user).min(of_all);
+        let granted = preferred_bytes.min(of_all);
         Ok((granted & !(PAGE_BYTES - 1)).max(bytes_min))
     }
 
     /// The largest arena that any state of the accounts would allow, and what stands in the way of a larger one.
     pub fn largest(&self) -> (u64, Barrier) {
         let of_all = share(self.limits.memory_bytes, 0, self.limits.is_single_user);
-        if self.limits.user_memory_bytes <= of_all {
+        if self.limits.user_memory_bytes < of_all {
             (self.limits.user_memory_bytes, Barrier::UserMemory)
         } else {
             (of_all, Barrier::Memory)
