@@ -324,7 +324,14 @@ fn prefault(fd: &OwnedFd, bytes: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
+
+    use super::super::Event;
     use super::*;
+    use crate::config::{Command, CommandLine};
 
     fn user(uid: u32) -> User {
         User { uid, connection: None }
@@ -340,6 +347,105 @@ mod tests {
         starving.note(1, user(7), 101, Barrier::Memory, now);
         assert!(starving.is_behind_another(1, user(7)) && !starving.is_behind_another(2, user(7)));
         assert!(!starving.is_behind_another(3, user(8)));
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn settings(limits: &[&str]) -> Settings {
+        let words = ["reeld", "serve", "--client-memory-mib", "16"].iter().chain(limits);
+        match <CommandLine as clap::Parser>::parse_from(words).command {
+            Command::Serve(options) => options.settings(),
+            Command::Engine(_) => unreachable!("it says serve"),
+        }
+    }
+
+    /// A broker with some clients of this process's user. Their other ends are given too, to be kept open.
+    async fn broker(limits: &[&str], client_count: u64) -> (Broker, Vec<UnixStream>) {
+        let (events, _) = mpsc::channel(16);
+        let mut broker = Broker::new(settings(limits), Vec::new(), events).unwrap();
+        let mut others = Vec::new();
+        for _ in 0..client_count {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            broker.handle(Event::Connected(ours));
+            others.push(theirs);
+        }
+        assert_eq!(broker.clients.len() as u64, client_count);
+        (broker, others)
+    }
+
+    fn slot(reserved: Reserved) -> Slot {
+        match reserved {
+            Reserved::Slot(slot) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn client_waits_while_anothers_request_is_under_way_and_is_refused_when_nothing_is() {
+        run(async {
+            let (mut broker, _others) = broker(&["--user-memory-mib", "8"], 2).await;
+            let lease = slot(broker.reserve(1, 6 * MIB)).lease;
+            assert!(matches!(broker.reserve(2, 4 * MIB), Reserved::WaitForOthers(Barrier::UserMemory)));
+            broker.clients.get_mut(&1).unwrap().memory.fulfil(lease);
+            match broker.reserve(2, 4 * MIB) {
+                Reserved::Refused(error) => assert!(error.message.contains("user_memory_mib"), "{error}"),
+                other => panic!("{other:?}"),
+            }
+            broker.release(1, &[lease]);
+            slot(broker.reserve(2, 4 * MIB));
+            assert!(broker.quotas.total().arena_bytes <= 8 * MIB);
+        });
+    }
+
+    #[test]
+    fn raised_limits_let_in_who_waits_and_lowered_ones_take_nothing_away() {
+        run(async {
+            let (mut broker, _others) =
+                broker(&["--user-memory-mib", "8", "--user-client-count-max", "2"], 2).await;
+            slot(broker.reserve(1, 6 * MIB));
+            assert!(matches!(broker.reserve(2, 4 * MIB), Reserved::WaitForOthers(_)));
+            let raised = ["--user-memory-mib", "32", "--user-client-count-max", "3"];
+            broker.apply_limits(settings(&raised).limits);
+            slot(broker.reserve(2, 4 * MIB));
+            let lowered = ["--user-memory-mib", "1", "--user-client-count-max", "1"];
+            broker.apply_limits(settings(&lowered).limits);
+            assert!(broker.quotas.total().arena_bytes >= 10 * MIB);
+            assert_eq!(broker.clients.len(), 2);
+            assert!(matches!(broker.reserve(2, 8 * MIB), Reserved::Refused(_)));
+        });
+    }
+
+    #[test]
+    fn arenas_of_a_client_that_is_gone_are_free_where_no_engine_is_at_work() {
+        run(async {
+            let (mut broker, _others) = broker(&[], 2).await;
+            slot(broker.reserve(1, 6 * MIB));
+            assert!(broker.quotas.total().arena_bytes > 0);
+            broker.forget_client(1);
+            assert_eq!((broker.quotas.total().arena_bytes, broker.quotas.total().client_count), (0, 1));
+            assert!(broker.detached.is_empty());
+        });
+    }
+
+    #[test]
+    fn detached_arena_is_paid_for_until_the_last_engine_let_go() {
+        run(async {
+            let (mut broker, _others) = broker(&[], 1).await;
+            let user = broker.clients[&1].user;
+            broker.quotas.grant(user, 4 * MIB);
+            broker.quotas.detach(user, 4 * MIB);
+            let arena = DetachedArena { user, bytes: 4 * MIB, engine_count: 2 };
+            broker.detached.insert(ArenaKey(9), arena);
+            broker.engine_let_go(&[ArenaKey(9), ArenaKey(10)]);
+            assert_eq!(broker.quotas.total().detached_bytes, 4 * MIB);
+            broker.engine_let_go(&[ArenaKey(9)]);
+            assert_eq!(broker.quotas.total().detached_bytes, 0);
+            assert!(broker.has_memory_moved && broker.detached.is_empty());
+        });
     }
 
     #[test]
