@@ -5,7 +5,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use reeld_client::ClientStatistics;
-use reeld_client::status::{ClientStatus, EngineStatus, Status, Totals};
+use reeld_client::status::{ClientStatus, EngineStatus, Status, Totals, UserStatus};
 
 /// The daemon's report, with the keys of `reelctl status --json`.
 pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDict>> {
@@ -29,6 +29,9 @@ pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'p
     report.set_item("totals", totals(py, &status.totals)?)?;
     report.set_item("clients", list(py, &status.clients, client)?)?;
     report.set_item("engines", list(py, &status.engines, engine)?)?;
+    report.set_item("users", list(py, &status.users, user)?)?;
+    report.set_item("memory_bytes_max", status.memory_bytes_max)?;
+    report.set_item("detached_bytes", status.detached_bytes)?;
     Ok(report)
 }
 
@@ -100,6 +103,21 @@ fn engine<'py>(py: Python<'py>, engine: &EngineStatus) -> PyResult<Bound<'py, Py
     )?;
     report.set_item("is_busy", engine.is_busy)?;
     Ok(report)
+}
+
+fn user<'py>(py: Python<'py>, user: &UserStatus) -> PyResult<Bound<'py, PyDict>> {
+    dict(
+        py,
+        [
+            ("uid", user.uid.into()),
+            ("client_count", user.client_count),
+            ("request_count", user.request_count),
+            ("source_count", user.source_count),
+            ("arena_bytes", user.arena_bytes),
+            ("detached_bytes", user.detached_bytes),
+            ("memory_bytes_max", user.memory_bytes_max),
+        ],
+    )
 }
 
 fn dict<'py, const N: usize>(py: Python<'py>, fields: [(&str, u64); N]) -> PyResult<Bound<'py, PyDict>> {

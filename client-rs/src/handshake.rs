@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::message::kind;
 use reeld_protocol::{
-    Frame, FrameError, FrameReader, Hello, Outbox, Received, Refusal, VERSION_MAJOR, VERSION_MINOR, Welcome,
+    Frame, FrameError, FrameReader, Hello, Outbox, Received, Refusal, RefusalCause, VERSION_MAJOR,
+    VERSION_MINOR, Welcome,
 };
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -50,8 +51,13 @@ pub(crate) fn dial(path: &Path, name: &str) -> Result<Dialled, Error> {
     match shake_hands(stream, name) {
         Ok(link) => Ok(Dialled::Connected(link)),
         Err(Failure::WentAway) => Ok(Dialled::NobodyThere("the daemon there is stopping".into())),
-        Err(Failure::Refused(reason)) => {
-            Err(Error::unavailable(format!("the daemon at {} refuses: {reason}", path.display())))
+        Err(Failure::Refused(refusal)) => {
+            let reason = format!("the daemon at {} refuses: {}", path.display(), refusal.reason);
+            // A daemon of one's own would only go round the limit.
+            Err(match refusal.cause {
+                RefusalCause::Limit => Error::LimitReached(reason),
+                _ => Error::unavailable(reason),
+            })
         }
         Err(Failure::Io(error)) => {
             Err(Error::unavailable(format!("the daemon at {} does not answer: {error}", path.display())))
@@ -62,7 +68,7 @@ pub(crate) fn dial(path: &Path, name: &str) -> Result<Dialled, Error> {
 
 enum Failure {
     WentAway,
-    Refused(String),
+    Refused(Refusal),
     Io(io::Error),
     Broken(String),
 }
@@ -84,10 +90,12 @@ fn shake_hands(stream: UnixStream, name: &str) -> Result<Arc<Link>, Failure> {
     let socket = Socket::new(stream).map_err(Failure::Io)?;
     let mut outbox = Outbox::new();
     outbox.push_raw(kind::HELLO, 0, &hello.to_bytes(), Vec::new());
-    outbox.send(&socket, SendFlags::empty()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Failure::WentAway,
-        _ => Failure::Io(error),
-    })?;
+    match outbox.send(&socket, SendFlags::empty()) {
+        Ok(()) => {}
+        // A daemon that refuses at once has closed already; its reason lies there to be read.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+        Err(error) => return Err(Failure::Io(error)),
+    }
     let mut reader = FrameReader::new();
     let answer = await_answer(&socket, &mut reader)?;
     match answer.header.kind {
@@ -98,7 +106,7 @@ fn shake_hands(stream: UnixStream, name: &str) -> Result<Arc<Link>, Failure> {
             }
             Ok(Link::new(socket, welcome, reader))
         }
-        kind::REFUSAL => Err(Failure::Refused(Refusal::from_bytes(&answer.body)?.reason)),
+        kind::REFUSAL => Err(Failure::Refused(Refusal::from_bytes(&answer.body)?)),
         other => Err(Failure::Broken(format!("it answers Hello with a message of kind {other}"))),
     }
 }

@@ -89,6 +89,7 @@ fn decode(options: &EngineOptions) -> io::Result<()> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,
+        memory_mib: options.memory_mib,
         session_count_max: usize::from(options.sessions),
         is_verbose: tracing::enabled!(tracing::Level::TRACE),
     };

@@ -4,7 +4,7 @@
 
 use crate::codec::{Decode, Encode};
 
-/// The most clients and engines that one status reply lists; the totals count all.
+/// The most clients, users and engines that one status reply lists each; the totals count all.
 pub const LISTED_MAX: usize = 256;
 
 /// The daemon's state.
@@ -48,6 +48,13 @@ pub struct Status {
     pub slow_turn_count: u64,
     /// The longest turn of the broker's loop since the start, in microseconds.
     pub longest_turn_micros: u64,
+    /// The users, at most [`LISTED_MAX`].
+    pub users: Vec<UserStatus>,
+    /// Bytes that all arenas together may have.
+    pub memory_bytes_max: u64,
+    /// Bytes of arenas that no client has any more, but an engine still may write to. They count against the
+    /// limit too.
+    pub detached_bytes: u64,
 }
 
 /// Counters since the daemon's start.
@@ -98,6 +105,25 @@ pub struct ClientStatus {
     pub arena_bytes: u64,
     /// Requests in flight.
     pub request_count: u64,
+}
+
+/// All clients of one user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct UserStatus {
+    /// User id.
+    pub uid: u32,
+    /// Clients that are connected.
+    pub client_count: u64,
+    /// Requests in flight.
+    pub request_count: u64,
+    /// Open sources.
+    pub source_count: u64,
+    /// Bytes of the clients' arenas.
+    pub arena_bytes: u64,
+    /// Bytes of arenas of clients that are gone, to which an engine still may write.
+    pub detached_bytes: u64,
+    /// Bytes that all of these may have together.
+    pub memory_bytes_max: u64,
 }
 
 /// One engine.

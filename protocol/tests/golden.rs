@@ -15,10 +15,10 @@ use reeld_protocol::metadata::{
     AudioHeader, ContentMetadata, EffectiveMetadata, MediaMetadata, MediaType, Rational, StreamMetadata,
     VideoHeader,
 };
-use reeld_protocol::status::{ClientStatus, EngineStatus, Status, Totals};
+use reeld_protocol::status::{ClientStatus, EngineStatus, Status, Totals, UserStatus};
 use reeld_protocol::{
-    ArenaId, ErrorCode, Hello, LeaseId, Notice, Refusal, Reply, Request, SourceId, StreamIndex, Welcome,
-    WireError,
+    ArenaId, ErrorCode, Hello, LeaseId, Notice, Refusal, RefusalCause, Reply, Request, SourceId, StreamIndex,
+    Welcome, WireError,
 };
 
 /// Bytes from hexadecimal digits; blanks only group them.
@@ -298,12 +298,23 @@ fn status_report() {
         stuck_helper_count: 60,
         slow_turn_count: 61,
         longest_turn_micros: 62,
+        users: vec![UserStatus {
+            uid: 60,
+            client_count: 61,
+            request_count: 62,
+            source_count: 63,
+            arena_bytes: 64,
+            detached_bytes: 65,
+            memory_bytes_max: 66,
+        }],
+        memory_bytes_max: 70,
+        detached_bytes: 71,
     };
     assert_golden(
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         15161718191a1b1c1d1e1f0128292a2b2c2d2e2f0132330134353c3d3e",
+         15161718191a1b1c1d1e1f0128292a2b2c2d2e2f0132330134353c3d3e013c3d3e3f4041424647",
     );
 }
 
@@ -352,6 +363,6 @@ fn handshake() {
          00000000400000000b007265656c6420302e312e300d006c69626176636f646563203539"
         ))
     );
-    let refusal = Refusal { major: 2, minor: 1, reason: "no".into() };
-    assert_eq!(hex(&refusal.to_bytes()), hex(&bytes("5245454c440d0a010200010002006e6f")));
+    let refusal = Refusal { major: 2, minor: 1, reason: "no".into(), cause: RefusalCause::Limit };
+    assert_eq!(hex(&refusal.to_bytes()), hex(&bytes("5245454c440d0a010200010002006e6f01")));
 }

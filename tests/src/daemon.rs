@@ -17,6 +17,7 @@ use crate::waiting::eventually;
 #[derive(Debug)]
 pub struct Daemon {
     folder: TempDir,
+    wrapper: Vec<String>,
     options: Vec<String>,
     child: Child,
 }
@@ -29,10 +30,16 @@ impl Daemon {
 
     /// With options such as `["--engine-count-max", "2"]`.
     pub fn with(options: &[&str]) -> Daemon {
+        Daemon::through(&[], options)
+    }
+
+    /// Started by a program that becomes it, such as `["prlimit", "--nofile=64"]`.
+    pub fn through(wrapper: &[&str], options: &[&str]) -> Daemon {
         let folder = tempfile::tempdir().expect("a folder for the socket");
-        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
-        let child = spawn(folder.path(), &options);
-        Daemon { folder, options, child }
+        let owned = |words: &[&str]| -> Vec<String> { words.iter().map(ToString::to_string).collect() };
+        let (wrapper, options) = (owned(wrapper), owned(options));
+        let child = spawn(folder.path(), &wrapper, &options);
+        Daemon { folder, wrapper, options, child }
     }
 
     /// Where it listens.
@@ -76,7 +83,17 @@ impl Daemon {
 
     /// Starts another one at the same socket.
     pub fn start_again(&mut self) {
-        self.child = spawn(self.folder.path(), &self.options);
+        self.child = spawn(self.folder.path(), &self.wrapper, &self.options);
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// True while the process runs.
@@ -96,9 +113,17 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(folder: &Path, options: &[String]) -> Child {
+fn spawn(folder: &Path, wrapper: &[String], options: &[String]) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log file");
-    let mut child = Command::new(binary("reeld"))
+    let mut command = match wrapper.split_first() {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary("reeld"));
+            command
+        }
+        None => Command::new(binary("reeld")),
+    };
+    let mut child = command
         .arg("serve")
         .arg("--socket")
         .arg(folder.join("reeld.sock"))

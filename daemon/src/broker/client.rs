@@ -10,26 +10,20 @@ use std::time::Instant;
 
 use reeld_protocol::arena::create_arena;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::{Hello, Refusal, Welcome};
+use reeld_protocol::handshake::{Hello, Refusal, RefusalCause, Welcome};
 use reeld_protocol::ids::{ArenaId, SourceId, StreamIndex};
 use reeld_protocol::message::{Notice, Reply, kind};
 use reeld_protocol::socket::PeerIdentity;
 use reeld_protocol::status::ClientStatus;
 use reeld_protocol::{VERSION_MAJOR, VERSION_MINOR};
-use tokio::sync::Semaphore;
 
 use super::death::Watch;
+use super::gates::{Gate, Gates, Turn};
 use super::job::User;
 use super::leases::ClientMemory;
 use super::peer::Peer;
 use super::plan::Timeline;
 use crate::link::{ArenaKey, CatalogId};
-
-/// Requests in flight per client. 64 covers prefetch 8 x batch 8; more only hides a stalled client.
-pub const REQUESTS_MAX: usize = 64;
-
-/// Open sources per client: a data set's worth, but not a leak's.
-pub const SOURCES_MAX: usize = 65_536;
 
 /// The uid that the kernel shows for users whom it cannot map into this namespace: it names nobody.
 const OVERFLOW_UID: u32 = 65_534;
@@ -60,6 +54,8 @@ pub struct GrantedArena {
     pub fd: Arc<OwnedFd>,
     /// Its length.
     pub bytes: u64,
+    /// Who pays for it.
+    pub user: User,
 }
 
 /// One connected process.
@@ -83,14 +79,19 @@ pub struct Client {
     pub arenas: BTreeMap<ArenaId, GrantedArena>,
     /// Its sources.
     pub sources: HashMap<SourceId, OpenedSource>,
+    /// Sources that are being opened.
+    pub opening_count: usize,
     /// Requests that wait for memory, in order.
     pub waiting: VecDeque<u64>,
     /// Requests that are not answered yet.
     pub request_count: u64,
     peer: Peer,
-    permits: Arc<Semaphore>,
     /// Kept for its end.
     _watch: Watch,
+    /// How many requests it may have in flight.
+    pub gate: Gate,
+    /// Of requests in flight: one each.
+    turns: Vec<Turn>,
     next_arena: u32,
     next_source: u64,
     is_broken: bool,
@@ -102,15 +103,15 @@ impl Client {
         key: u64,
         identity: PeerIdentity,
         quota_bytes: u64,
+        gates: Gates,
         now: Instant,
-        connect: impl FnOnce(Arc<Semaphore>) -> (Peer, Watch),
+        connect: impl FnOnce(Gates) -> (Peer, Watch),
     ) -> Client {
-        let connection = (identity.uid == OVERFLOW_UID).then_some(key);
-        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let (peer, watch) = connect(Arc::clone(&permits));
+        let gate = gates.client.clone();
+        let (peer, watch) = connect(gates);
         Client {
             key,
-            user: User { uid: identity.uid, connection },
+            user: Client::user(key, identity),
             identity,
             name: None,
             connected_at: now,
@@ -120,13 +121,21 @@ impl Client {
             sources: HashMap::new(),
             waiting: VecDeque::new(),
             request_count: 0,
+            opening_count: 0,
             peer,
-            permits,
             _watch: watch,
+            gate,
+            turns: Vec::new(),
             next_arena: 0,
             next_source: 0,
             is_broken: false,
         }
+    }
+
+    /// Whose quota a connection uses. Users whom the kernel cannot name are nobody's like.
+    pub fn user(key: u64, identity: PeerIdentity) -> User {
+        let connection = (identity.uid == OVERFLOW_UID).then_some(key);
+        User { uid: identity.uid, connection }
     }
 
     /// Answers the handshake. False: the client was refused and must be let go.
@@ -137,7 +146,8 @@ impl Client {
                  the same version of reeld on both sides and restart the older one",
                 hello.major, hello.minor_min
             );
-            let refusal = Refusal { major: VERSION_MAJOR, minor: VERSION_MINOR, reason };
+            let cause = RefusalCause::Version;
+            let refusal = Refusal { major: VERSION_MAJOR, minor: VERSION_MINOR, reason, cause };
             let _ = self.peer.send_raw(kind::REFUSAL, 0, &refusal.to_bytes());
             return false;
         }
@@ -147,7 +157,7 @@ impl Client {
             features: 0,
             instance,
             quota_bytes: self.memory.quota_bytes(),
-            requests_max: REQUESTS_MAX as u32,
+            requests_max: u32::try_from(self.gate.count_max()).unwrap_or(u32::MAX),
             daemon: daemon.to_owned(),
             ffmpeg: ffmpeg.to_owned(),
         };
@@ -157,10 +167,16 @@ impl Client {
         true
     }
 
+    /// A request came; its turn ends with its reply.
+    pub fn begin_request(&mut self, turn: Option<Turn>) {
+        self.request_count += 1;
+        self.turns.extend(turn);
+    }
+
     /// Sends the one terminal reply of a request.
     pub fn reply(&mut self, request_id: u64, reply: &Reply) {
         self.request_count = self.request_count.saturating_sub(1);
-        self.permits.add_permits(1);
+        self.turns.pop();
         let sent = self.peer.send(reply, request_id, Vec::new());
         self.note(sent);
     }
@@ -176,7 +192,7 @@ impl Client {
         let fd = Arc::new(create_arena(bytes)?);
         let arena = ArenaId(self.next_arena);
         self.next_arena += 1;
-        let granted = GrantedArena { key, fd: Arc::clone(&fd), bytes };
+        let granted = GrantedArena { key, fd: Arc::clone(&fd), bytes, user: self.user };
         self.memory.add_arena(arena, bytes, is_dedicated);
         self.arenas.insert(arena, granted.clone());
         let sent = self.peer.send(&Notice::ArenaGranted { arena, bytes }, 0, vec![fd]);
@@ -238,6 +254,6 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         // Its reading task may be waiting for one, and would wait for ever.
-        self.permits.close();
+        self.gate.close();
     }
 }

@@ -23,13 +23,18 @@ use super::blame::Death;
 use super::helpers::Line;
 use super::job::{Job, User, mix};
 use super::peer::Peer;
-use super::spawner::Spawner;
+use super::spawner::{Order, Spawner};
 use super::{Event, PeerKey};
+use crate::config::Limits;
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
 /// An engine without work ends after this long: its sessions and pictures are of no use to others, and the
 /// next one starts in about 20 ms.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
+
+/// Where there are more engines than the budget says, because each user at work has one, idle ones end after
+/// this: not at once, since a user's next request often follows within a training step.
+const SURPLUS_KEPT: Duration = Duration::from_secs(5);
 
 /// Runs that an engine has begun and that wait for their next turn. Below the number of its sessions, so
 /// that a warm one is never evicted before its run goes on.
@@ -91,6 +96,7 @@ pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
     engine_count_max: usize,
     cache_mib: u64,
+    memory_mib: u64,
     log: String,
     silence_max: Duration,
     spawner: Spawner,
@@ -103,16 +109,16 @@ pub struct Engines {
 impl Engines {
     /// None yet. They log what `log` says; one that says nothing for `silence_max` hangs.
     pub fn new(
-        engine_count_max: usize,
-        cache_mib: u64,
+        limits: &Limits,
         log: String,
         silence_max: Duration,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Engines> {
         Ok(Engines {
             engines: BTreeMap::new(),
-            engine_count_max,
-            cache_mib,
+            engine_count_max: limits.engine_count_max.unwrap_or_else(processor_count),
+            cache_mib: limits.engine_cache_mib,
+            memory_mib: limits.engine_memory_mib,
             log,
             silence_max,
             spawner: Spawner::start(events.clone())?,
@@ -121,6 +127,13 @@ impl Engines {
             next_key: 0,
             next_job: 0,
         })
+    }
+
+    /// Engines that start from now on keep to these.
+    pub fn change_limits(&mut self, limits: &Limits) {
+        self.engine_count_max = limits.engine_count_max.unwrap_or_else(processor_count);
+        self.cache_mib = limits.engine_cache_mib;
+        self.memory_mib = limits.engine_memory_mib;
     }
 
     /// One engine.
@@ -154,6 +167,11 @@ impl Engines {
         candidates.first().copied()
     }
 
+    /// True if this user has an engine.
+    pub fn serves(&self, user: User) -> bool {
+        self.engines.values().any(|engine| engine.user == user && !engine.is_leaving)
+    }
+
     /// True for a run that was begun by an engine which still lives: no other shall do it.
     pub fn awaits_its_own(&self, job: &Job) -> bool {
         job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
@@ -173,8 +191,7 @@ impl Engines {
     /// and its engines do not die one after the other.
     pub fn may_start(&self, user: User, now: Instant) -> bool {
         let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
-        let has_none = self.engines.values().all(|engine| engine.user != user);
-        let has_room = has_none || self.engines.len() < self.engine_count_max;
+        let has_room = !self.serves(user) || self.engines.len() < self.engine_count_max;
         !is_starting && has_room && self.backoff.may_start(user, now)
     }
 
@@ -183,26 +200,50 @@ impl Engines {
         self.backoff.next_start(now)
     }
 
+    /// Ends an idle engine of a user without work, where somebody else waits for the budget: the one that has
+    /// been idle longest. `busy_users` have work that waits.
+    pub fn make_way(&mut self, user: User, busy_users: &[User], pinned: &BTreeMap<EngineKey, usize>) {
+        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
+        let is_making_way = self.engines.values().any(|engine| engine.is_leaving);
+        if is_starting || is_making_way || self.engines.len() < self.engine_count_max {
+            return;
+        }
+        let is_spare = |key: &EngineKey, engine: &Engine| {
+            engine.is_idle()
+                && engine.user != user
+                && !busy_users.contains(&engine.user)
+                && !pinned.contains_key(key)
+        };
+        let spare = self.engines.iter_mut().filter(|(key, engine)| is_spare(key, engine));
+        if let Some((key, engine)) = spare.min_by_key(|(_, engine)| engine.idle_since) {
+            tracing::info!(
+                engine = key.0,
+                uid = engine.user.uid,
+                for_uid = user.uid,
+                "idle engine makes way"
+            );
+            engine.leave();
+        }
+    }
+
     /// Orders an engine. It takes work once it has said that it is ready.
-    pub fn start(&mut self, user: User, now: Instant) {
+    pub fn start(&mut self, user: User, now: Instant) -> io::Result<()> {
         let key = EngineKey(self.next_key);
         self.next_key += 1;
-        match self.order(key, user, now) {
-            Ok(engine) => {
-                self.engines.insert(key, engine);
-            }
-            Err(error) => {
-                tracing::error!(%error, "an engine cannot be started");
-                self.backoff.died(user, Duration::ZERO, false, now);
-            }
+        let ordered = self.order(key, user, now);
+        if ordered.is_err() {
+            self.backoff.died(user, Duration::ZERO, false, now);
         }
+        self.engines.insert(key, ordered?);
+        Ok(())
     }
 
     fn order(&self, key: EngineKey, user: User, now: Instant) -> io::Result<Engine> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let ours = UnixStream::from_std(ours)?;
-        self.spawner.order(key, self.cache_mib, &self.log, theirs.into())?;
+        let order = Order { cache_mib: self.cache_mib, memory_mib: self.memory_mib, log: self.log.clone() };
+        self.spawner.order(key, order, theirs.into())?;
         let line = Line::User(user.uid);
         Ok(Engine {
             user,
@@ -325,17 +366,20 @@ impl Engines {
     /// Ends engines that have had nothing to do for long, and kills those that hang.
     pub fn tend(&mut self, now: Instant) {
         self.backoff.tend(now);
+        let mut surplus = self.engines.len().saturating_sub(self.engine_count_max);
         for (key, engine) in &mut self.engines {
             let is_silent = |since: Instant| now.saturating_duration_since(since) >= self.silence_max;
+            let is_surplus = surplus > 0 && engine.is_idle();
+            let kept = if is_surplus { SURPLUS_KEPT } else { IDLE_KEPT };
             match &engine.running {
                 None if !engine.is_ready && is_silent(engine.started_at) => {
                     tracing::error!(engine = key.0, "engine does not get ready");
                     engine.condemn("it did not get ready");
                 }
-                None if engine.is_idle() && now.duration_since(engine.idle_since) >= IDLE_KEPT => {
+                None if engine.is_idle() && now.duration_since(engine.idle_since) >= kept => {
                     tracing::info!(engine = key.0, "engine has nothing to do");
-                    engine.is_leaving = true;
-                    engine.peer.finish();
+                    surplus = surplus.saturating_sub(1);
+                    engine.leave();
                 }
                 Some(running) if is_silent(running.since) => {
                     tracing::error!(engine = key.0, "engine hangs");
@@ -356,12 +400,16 @@ impl Engines {
     }
 
     /// No later job names this arena.
-    pub fn drop_arena(&mut self, arena: ArenaKey) {
+    /// Returns how many engines are at work and may write to it until they have answered.
+    pub fn drop_arena(&mut self, arena: ArenaKey) -> usize {
+        let mut busy_count = 0;
         for engine in self.engines.values_mut() {
             if engine.arenas.remove(&arena) {
+                busy_count += usize::from(engine.running.is_some());
                 engine.farewell(EngineRequest::DropArena(arena));
             }
         }
+        busy_count
     }
 
     /// For the status report.
@@ -389,6 +437,13 @@ impl Engine {
         }
     }
 
+    /// The engine has no use of a file that it was told of: it will be told again.
+    pub fn forget_source(&mut self, source: CatalogId) {
+        if self.sources.remove(&source) {
+            self.farewell(EngineRequest::DropSource(source));
+        }
+    }
+
     /// Makes an arena known before a job names it.
     pub fn introduce_arena(&mut self, arena: ArenaKey, bytes: u64, fd: &Arc<OwnedFd>) {
         if self.arenas.insert(arena) {
@@ -403,13 +458,31 @@ impl Engine {
     }
 
     /// The job is over: takes it, if it is the one that was begun.
-    pub fn finish(&mut self, id: JobId, now: Instant) -> Option<Running> {
+    /// With it, the arenas that were dropped meanwhile.
+    pub fn finish(&mut self, id: JobId, now: Instant) -> Option<(Running, Vec<ArenaKey>)> {
         let running = self.running.take_if(|running| running.id == id)?;
         self.idle_since = now;
+        let let_go = self.held_arenas();
         for farewell in std::mem::take(&mut self.farewells) {
             self.send(&farewell, Vec::new());
         }
-        Some(running)
+        Some((running, let_go))
+    }
+
+    /// Arenas that were dropped, but that the job in progress may still write to.
+    pub fn held_arenas(&self) -> Vec<ArenaKey> {
+        let arena = |farewell: &EngineRequest| match farewell {
+            EngineRequest::DropArena(arena) => Some(*arena),
+            EngineRequest::DropSource(_)
+            | EngineRequest::AddSource { .. }
+            | EngineRequest::AddArena { .. }
+            | EngineRequest::Probe { .. }
+            | EngineRequest::Scan { .. }
+            | EngineRequest::Decode { .. }
+            | EngineRequest::Extend { .. }
+            | EngineRequest::Cancel(_) => None,
+        };
+        self.farewells.iter().filter_map(arena).collect()
     }
 
     /// Says something about the job in progress.
@@ -458,6 +531,12 @@ impl Engine {
         self.kill();
     }
 
+    /// Tells it to end when it has done what it was told.
+    fn leave(&mut self) {
+        self.is_leaving = true;
+        self.peer.finish();
+    }
+
     fn farewell(&mut self, request: EngineRequest) {
         if self.running.is_some() {
             self.farewells.push(request);
@@ -468,6 +547,6 @@ impl Engine {
 }
 
 /// Processors that this process may use: affinity and the control group's quota are taken into account.
-pub fn processor_count() -> usize {
+fn processor_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

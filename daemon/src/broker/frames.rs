@@ -1,7 +1,6 @@
 //! The way of a `GetFrames`: its frames are located and laid out, a slot is reserved, runs are queued, and
 //! when the last picture lies in the slot the client is told.
 
-use std::io;
 use std::os::fd::OwnedFd;
 
 use reeld_protocol::error::WireError;
@@ -14,6 +13,7 @@ use super::helpers::{Done, Line, Purpose};
 use super::job::{Decode, Job, Task};
 use super::leases::{Release, Reservation, Slot};
 use super::locating::{self, Sought};
+use super::memory::Reserved;
 use super::plan::plan;
 use super::queue::Pushed;
 use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
@@ -133,28 +133,23 @@ impl Broker {
     }
 
     /// Lets waiting requests of a client in, in order, as far as there is memory.
-    fn admit_waiting(&mut self, client: u64) {
+    pub(super) fn admit_waiting(&mut self, client: u64) {
         while let Some(key) = self.clients.get(&client).and_then(|client| client.waiting.front().copied()) {
             let Some(bytes) = self.requests.get_mut(key).map(|request| request.slot_bytes) else {
                 self.stop_waiting(client);
                 continue;
             };
             match self.reserve(client, bytes) {
-                Ok(Reservation::Slot(slot)) => {
+                Reserved::Slot(slot) => {
                     self.stop_waiting(client);
                     self.start(key, slot);
                 }
-                Ok(Reservation::Wait) => return,
-                Ok(refused) => {
-                    let quota_bytes = self.settings.limits.client_memory_mib << 20;
-                    self.fail_waiting(client, key, reply::from_reservation(&refused, bytes, quota_bytes));
-                }
-                Err(error) => {
-                    let error = reply::internal(format!("no shared memory for {bytes} bytes: {error}"));
-                    self.fail_waiting(client, key, error);
-                }
+                Reserved::Wait => return self.stop_starving(client),
+                Reserved::WaitForOthers(barrier) => return self.starve(client, key, barrier),
+                Reserved::Refused(error) => self.fail_waiting(client, key, error),
             }
         }
+        self.stop_starving(client);
     }
 
     fn stop_waiting(&mut self, client: u64) {
@@ -168,35 +163,6 @@ impl Broker {
         if let Some(request) = self.requests.remove(key) {
             self.totals.requests_failed += 1;
             self.fail(client, request.request_id, error);
-        }
-    }
-
-    /// Reserves a slot, making and giving back arenas as the client's memory says.
-    fn reserve(&mut self, client: u64, bytes: u64) -> io::Result<Reservation> {
-        self.next_lease += 1;
-        let lease = LeaseId(self.next_lease);
-        loop {
-            let Some(client) = self.clients.get_mut(&client) else { return Ok(Reservation::Wait) };
-            match client.memory.reserve(lease, bytes) {
-                Reservation::NeedsArena { bytes, is_dedicated, revoked } => {
-                    let dropped = client.revoke_arenas(&revoked);
-                    self.next_arena += 1;
-                    let key = ArenaKey(self.next_arena);
-                    let granted = client.grant_arena(key, bytes, is_dedicated);
-                    // The client has given these up, whether or not there is memory for a new one.
-                    self.drop_arenas(&dropped);
-                    let granted = granted?;
-                    self.helpers.run(Line::House, Purpose::Chore, {
-                        let granted = granted.clone();
-                        move || prefault(&granted.fd, granted.bytes)
-                    });
-                    self.arenas.insert(key, granted);
-                }
-                settled @ (Reservation::Slot(_)
-                | Reservation::Wait
-                | Reservation::NoSlots { .. }
-                | Reservation::TooLarge) => return Ok(settled),
-            }
         }
     }
 
@@ -260,6 +226,7 @@ impl Broker {
             return;
         };
         client.memory.fulfil(lease);
+        self.has_memory_moved = true;
         self.totals.frames_delivered += request.frame_count();
         match client.memory.slot(lease) {
             Some(slot) => {
@@ -285,6 +252,7 @@ impl Broker {
             client.waiting.retain(|&waiting| waiting != key);
             if let Some(lease) = request.lease {
                 client.memory.abandon(lease);
+                self.has_memory_moved = true;
             }
             client.fail(request.request_id, error);
         }
@@ -341,6 +309,7 @@ impl Broker {
             let (client, lease) = (request.client, request.lease.take());
             if let (Some(client), Some(lease)) = (self.clients.get_mut(&client), lease) {
                 client.memory.abandon(lease);
+                self.has_memory_moved = true;
             }
             self.forget_unwanted(client);
             self.admit(key);
@@ -354,6 +323,7 @@ impl Broker {
             && client.memory.end_writing(record.lease)
         {
             self.relieved.insert(record.client);
+            self.has_memory_moved = true;
         }
         Some(record)
     }
@@ -404,6 +374,7 @@ impl Broker {
         let spent = client.memory.revoke_spent();
         let dropped = client.revoke_arenas(&spent);
         self.drop_arenas(&dropped);
+        self.has_memory_moved = true;
         self.admit_waiting(key);
     }
 }
@@ -432,14 +403,6 @@ fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64)
         width: layout.width,
         dtype: layout.dtype,
     }
-}
-
-/// Provides an arena's pages before they are needed; a failure only means that they come later.
-fn prefault(fd: &OwnedFd, bytes: u64) -> Done {
-    if let Ok(arena) = reeld_protocol::Arena::map(fd, bytes) {
-        arena.populate();
-    }
-    Done::Nothing
 }
 
 /// The arenas that a run writes into.

@@ -6,17 +6,22 @@ use std::fs::{File, OpenOptions};
 use std::future::Future;
 use std::io;
 use std::io::Write;
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
+use reeld_protocol::handshake::{Refusal, RefusalCause};
+use reeld_protocol::message::kind;
+use reeld_protocol::{Outbox, VERSION_MAJOR, VERSION_MINOR};
 use rustix::fs::FlockOperation;
+use rustix::net::SendFlags;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
-use super::Event;
+use super::{Event, descriptors};
 
 /// Connections that wait to be accepted are the kernel's; when accepting fails for want of descriptors, the
 /// next attempt waits this long.
@@ -62,6 +67,7 @@ impl Listening {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener)?;
         let file = self.file;
+        let mut spare = spare_descriptor();
         Ok(async move {
             // Lives as long as the loop does.
             let _file = file;
@@ -74,11 +80,66 @@ impl Listening {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        if descriptors::are_exhausted(&error) {
+                            spare = make_do(&listener, &events, spare).await;
+                        } else {
+                            tokio::time::sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 }
             }
         })
+    }
+}
+
+/// Held back, so that even without descriptors a connection can be taken to be refused.
+fn spare_descriptor() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// A connection waits and no descriptor is left for it: files that can be spared are closed for it, or it is
+/// refused with a sentence, so that its process does not wait in vain.
+async fn make_do(
+    listener: &UnixListener,
+    events: &mpsc::Sender<Event>,
+    spare: Option<OwnedFd>,
+) -> Option<OwnedFd> {
+    let (tried, closed) = oneshot::channel();
+    if events.send(Event::OutOfDescriptors { tried }).await.is_err() {
+        return spare;
+    }
+    // A file system that hangs must not keep connections out.
+    let _ = timeout(ACCEPT_PAUSE, closed).await;
+    match timeout(ACCEPT_PAUSE, listener.accept()).await {
+        Ok(Ok((stream, _))) => {
+            let _ = events.send(Event::Connected(stream)).await;
+            return spare;
+        }
+        Ok(Err(_)) => {}
+        // Nobody waits any more.
+        Err(_) => return spare,
+    }
+    drop(spare);
+    match timeout(ACCEPT_PAUSE, listener.accept()).await {
+        Ok(Ok((stream, _))) => {
+            let reason = "the daemon may not open more files; raise its limit of open files (LimitNOFILE in its \
+                          unit, or ulimit -n)";
+            refuse(&stream, RefusalCause::Limit, reason.to_owned());
+        }
+        Ok(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        Err(_) => {}
+    }
+    spare_descriptor()
+}
+
+/// Says no, without waiting for the peer to speak first: what was sent can be read even after the connection
+/// was closed. The socket is fresh, so there is room for it.
+pub fn refuse(stream: &UnixStream, cause: RefusalCause, reason: String) {
+    let refusal = Refusal { major: VERSION_MAJOR, minor: VERSION_MINOR, reason, cause };
+    let mut outbox = Outbox::new();
+    outbox.push_raw(kind::REFUSAL, 0, &refusal.to_bytes(), Vec::new());
+    if let Err(error) = outbox.send(stream, SendFlags::DONTWAIT) {
+        tracing::debug!(%error, "a refused peer is gone already");
     }
 }
 

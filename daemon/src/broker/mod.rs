@@ -16,6 +16,10 @@
 //! | `engines`     | the engine processes                                                  |
 //! | `backoff`, `blame` | pure: how long to wait for the next engine, and whose fault a death is |
 //! | `spawner`     | the thread that starts processes                                      |
+//! | `memory`      | granting slots and arenas, and who waits for memory of others         |
+//! | `gates`       | back-pressure: how many requests may be in flight                     |
+//! | `node_memory` | how much memory there is                                              |
+//! | `descriptors` | the limit of open files, and what is done where it is reached         |
 //! | `peer`        | a socket as the loop sees it                                          |
 //! | `death`       | how a client's death is noticed that its socket does not show         |
 //! | `helpers`     | threads for calls that may hang                                       |
@@ -27,7 +31,7 @@
 //! | `switches`    | what only tests change                                                |
 //! | `listen`      | the listening socket and its lock                                     |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
+//! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
 
 mod audit;
 mod backoff;
@@ -35,19 +39,24 @@ mod blame;
 mod catalog;
 mod client;
 mod death;
+mod descriptors;
 mod engines;
 mod frames;
+mod gates;
 mod helpers;
 mod index_store;
 mod job;
 mod leases;
 mod listen;
 mod locating;
+mod memory;
+mod node_memory;
 mod opening;
 mod parting;
 mod peer;
 mod plan;
 mod queue;
+mod quotas;
 mod reply;
 mod requests;
 mod running;
@@ -67,25 +76,28 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::Hello;
+use reeld_protocol::handshake::{Hello, RefusalCause};
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::socket::peer_identity;
 use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
 use client::{Client, GrantedArena};
 use death::Watch;
 use engines::{EngineKey, Engines};
+use gates::{Gate, Gates, Turn};
 use helpers::{Done, Helpers, Line};
 use index_store::IndexStore;
-use job::Job;
+use job::{Job, User};
+use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
 use peer::Remains;
 use queue::{Queue, Waiter};
+use quotas::{Barrier, Quotas};
 use requests::Requests;
 use switches::Switches;
 use turns::Turns;
@@ -104,10 +116,17 @@ enum PeerKey {
 #[derive(Debug)]
 enum Event {
     Connected(UnixStream),
+    /// A connection waits that cannot be accepted for want of descriptors. `tried` hears when those that can
+    /// be spared are closed.
+    OutOfDescriptors {
+        tried: oneshot::Sender<()>,
+    },
+    /// A message. One that needs an answer has its turn.
     Frame {
         key: PeerKey,
         line: Line,
         frame: Frame,
+        turn: Option<Turn>,
     },
     /// A socket has ended.
     Gone {
@@ -158,6 +177,18 @@ struct Broker {
     relieved: BTreeSet<u64>,
     arenas: HashMap<ArenaKey, GrantedArena>,
     next_arena: u64,
+    /// Arenas that no client has any more, but that an engine may still write to.
+    detached: HashMap<ArenaKey, DetachedArena>,
+    /// Who has how much of what all share.
+    quotas: Quotas,
+    /// All the memory that there is.
+    node_bytes: u64,
+    /// Requests that wait for memory of others.
+    starving: Starving,
+    /// Something happened that may help them.
+    has_memory_moved: bool,
+    /// Requests in flight by user.
+    gates: BTreeMap<User, Gate>,
     next_lease: u64,
     helpers: Helpers,
     /// Handles on files that clients left behind, given back a few at a time.
@@ -182,6 +213,7 @@ pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
 }
 
 async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+    descriptors::raise_limit();
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
     let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
     listen::stop_on_signals(events.clone())?;
@@ -218,18 +250,23 @@ impl Broker {
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
         let index_store = index_store(&settings);
-        let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
+        let node_bytes = node_memory::bytes();
         let switches = Switches::from_environment();
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
             engines: Engines::new(
-                engine_count_max,
-                settings.limits.engine_cache_mib,
+                &settings.limits,
                 settings.log.clone(),
                 switches.silence_max,
                 events.clone(),
             )?,
+            quotas: Quotas::new(memory::quota_limits(&settings, node_bytes)),
+            node_bytes,
+            detached: HashMap::new(),
+            starving: Starving::default(),
+            has_memory_moved: false,
+            gates: BTreeMap::new(),
             settings,
             switches,
             ffmpeg_versions,
@@ -239,7 +276,7 @@ impl Broker {
             next_client: 0,
             without_clients_since: Instant::now(),
             had_clients: false,
-            catalog: Catalog::default(),
+            catalog: Catalog::new(descriptors::count_max()),
             opens: HashMap::new(),
             next_open: 0,
             index_store,
@@ -260,9 +297,12 @@ impl Broker {
     fn handle(&mut self, event: Event) -> Flow {
         match event {
             Event::Connected(stream) => self.connect(stream),
-            Event::Frame { key, line, frame } => {
+            Event::OutOfDescriptors { tried } => {
+                self.shed_files_and(tried);
+            }
+            Event::Frame { key, line, frame, turn } => {
                 let unused = match key {
-                    PeerKey::Client(client) => self.client_frame(client, frame),
+                    PeerKey::Client(client) => self.client_frame(client, frame, turn),
                     PeerKey::Engine(engine) => self.engine_frame(engine, frame),
                 };
                 if !unused.is_empty() {
@@ -338,6 +378,7 @@ impl Broker {
     /// What follows from whatever has happened.
     fn settle_turn(&mut self) {
         self.admit_relieved();
+        self.admit_starving();
         self.dispatch();
         self.drop_broken_clients();
         self.give_back_leavings();
@@ -360,11 +401,21 @@ impl Broker {
         }
         self.next_client += 1;
         let (key, events) = (self.next_client, self.events.clone());
-        let quota_bytes = self.settings.limits.client_memory_mib << 20;
+        let user = Client::user(key, identity);
+        if let Err(barrier) = self.quotas.connect(user) {
+            let reason = self.too_many_clients(barrier);
+            tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "connection refused");
+            listen::refuse(&stream, RefusalCause::Limit, reason);
+            return self.helpers.discard(line, stream);
+        }
+        let limits = &self.settings.limits;
+        let quota_bytes = limits.client_memory_mib << 20;
+        let of_user = self.gates.entry(user).or_insert_with(|| Gate::new(limits.user_requests_max));
+        let gates = Gates { client: Gate::new(limits.client_requests_max), user: of_user.clone() };
         let best = self.switches.death;
-        let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
+        let client = Client::new(key, identity, quota_bytes, gates, Instant::now(), |gates| {
             let watch = Watch::start(best, key, &stream, identity, events.clone());
-            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(permits)), watch)
+            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(gates)), watch)
         });
         tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
         self.clients.insert(key, client);
@@ -372,8 +423,44 @@ impl Broker {
         self.totals.clients += 1;
     }
 
+    fn too_many_clients(&self, barrier: Barrier) -> String {
+        let limits = &self.settings.limits;
+        match barrier {
+            Barrier::UserClients => format!(
+                "{} clients of this user are connected (user_client_count_max); end some, or raise the limit",
+                limits.user_client_count_max
+            ),
+            Barrier::Clients | Barrier::UserSources | Barrier::UserMemory | Barrier::Memory => format!(
+                "{} clients are connected (client_count_max); end some, or raise the limit",
+                limits.client_count_max
+            ),
+        }
+    }
+
+    /// New limits hold for what is granted from now on, and whoever waits is looked at again.
+    #[allow(dead_code, reason = "reached by reloading alone, which belongs to the signals")]
+    pub(crate) fn apply_limits(&mut self, limits: Limits) {
+        self.settings.limits = limits;
+        let limits = &self.settings.limits;
+        self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
+        self.engines.change_limits(limits);
+        for gate in self.gates.values_mut() {
+            gate.resize(limits.user_requests_max);
+        }
+        for client in self.clients.values_mut() {
+            client.gate.resize(limits.client_requests_max);
+            client.memory.change_quota(limits.client_memory_mib << 20);
+        }
+        self.has_memory_moved = true;
+        let waiting = self.clients.iter().filter(|(_, client)| !client.waiting.is_empty());
+        for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.admit_waiting(client);
+        }
+        self.settle_turn();
+    }
+
     /// Handles a message, and returns the descriptors that it has no use for.
-    fn client_frame(&mut self, key: u64, mut frame: Frame) -> Vec<OwnedFd> {
+    fn client_frame(&mut self, key: u64, mut frame: Frame, turn: Option<Turn>) -> Vec<OwnedFd> {
         let mut fds = std::mem::take(&mut frame.fds);
         let Some(client) = self.clients.get_mut(&key) else { return fds };
         if client.name.is_none() {
@@ -389,7 +476,12 @@ impl Broker {
             }
             return fds;
         }
-        client.request_count += 1;
+        client.begin_request(turn);
+        if frame.are_fds_lost() {
+            self.shed_files();
+            self.fail(key, request_id, reply::lost_descriptors());
+            return fds;
+        }
         match Request::decode(kind, &frame.body) {
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
@@ -424,6 +516,7 @@ impl Broker {
             Notice::CloseSource(source) => {
                 let Some(client) = self.clients.get_mut(&key) else { return };
                 if let Some(opened) = client.sources.remove(&source) {
+                    self.quotas.close_sources(client.user, 1);
                     self.catalog.release(opened.catalog, Instant::now());
                 }
             }
@@ -476,8 +569,9 @@ impl Broker {
         }
         let far = now + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
-        let deadline = self.requests.next_deadline().and_then(at).unwrap_or(far);
-        self.engines.next_start(now).map_or(deadline, |start| start.min(deadline))
+        let of_requests = self.requests.next_deadline().and_then(at);
+        let others = [self.engines.next_start(now), self.starving.next_deadline()];
+        others.into_iter().flatten().chain(of_requests).min().unwrap_or(far)
     }
 
     /// Answers requests whose deadline has passed.
@@ -486,6 +580,7 @@ impl Broker {
         while let Some(request) = self.requests.overdue(now_millis) {
             self.fail_request(request, reply::deadline());
         }
+        self.refuse_starved(Instant::now());
         self.settle_turn();
         Flow::GoOn
     }

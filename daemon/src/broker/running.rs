@@ -12,9 +12,9 @@ use super::engines::{EngineKey, Running};
 use super::frames::arenas_of;
 use super::job::{Decode, Job, Task, User};
 use super::queue::Work as _;
-use super::{Broker, reply};
+use super::{Broker, descriptors, reply};
 use crate::link::{
-    EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
+    CatalogId, EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
 };
 
 /// How often a run may come back without anything done before it is given up.
@@ -41,10 +41,26 @@ impl Broker {
         let mut users: Vec<User> = unserved.map(|job| job.user).collect();
         users.sort_unstable();
         users.dedup();
-        for user in users {
-            if self.engines.may_start(user, now) {
-                self.engines.start(user, now);
+        let pinned_counts = self.pinned_counts();
+        for &user in &users {
+            self.engines.make_way(user, &users, &pinned_counts);
+            if self.engines.may_start(user, now)
+                && let Err(error) = self.engines.start(user, now)
+            {
+                self.start_failed(user, &error);
             }
+        }
+    }
+
+    /// An engine cannot be started. Work of a user who has another waits for that one; other work fails.
+    fn start_failed(&mut self, user: User, error: &std::io::Error) {
+        tracing::error!(uid = user.uid, %error, "an engine cannot be started");
+        if descriptors::are_exhausted(error) {
+            self.shed_files();
+        }
+        if !self.engines.serves(user) {
+            let reason = format!("no decoding process can be started: {error}");
+            self.fail_all_of(user, &EngineError::LimitReached(reason));
         }
     }
 
@@ -144,7 +160,7 @@ impl Broker {
                 if let Some(running) = self.finish_job(key, job)
                     && let Task::Scan { stream, .. } = running.job.task
                 {
-                    self.scanned(running.job.source, stream, &mut fds);
+                    self.scanned(running.job.source, stream, &mut fds, frame.are_fds_lost());
                 }
             }
             EngineReply::ScanYielded { job } => {
@@ -155,6 +171,7 @@ impl Broker {
             }
             EngineReply::JobFailed { job, error } => {
                 if let Some(running) = self.finish_job(key, job) {
+                    self.note_lost_source(key, running.job.source, &error);
                     self.job_failed(&running.job, &error);
                 }
             }
@@ -168,11 +185,21 @@ impl Broker {
     }
 
     fn finish_job(&mut self, key: EngineKey, job: JobId) -> Option<Running> {
-        let running = self.engines.get_mut(key)?.finish(job, Instant::now())?;
+        let (running, let_go) = self.engines.get_mut(key)?.finish(job, Instant::now())?;
+        self.engine_let_go(&let_go);
         if !matches!(running.job.task, Task::Decode(_)) {
             self.charge(running.job.waiters(), running.job.cost_pixels());
         }
         Some(running)
+    }
+
+    /// An engine that could not take a file over gets it anew the next time.
+    fn note_lost_source(&mut self, key: EngineKey, source: CatalogId, error: &EngineError) {
+        if matches!(error, EngineError::LimitReached(_))
+            && let Some(engine) = self.engines.get_mut(key)
+        {
+            engine.forget_source(source);
+        }
     }
 
     fn job_failed(&mut self, job: &Job, error: &EngineError) {
@@ -214,6 +241,7 @@ impl Broker {
             self.picture_finished(*wanted);
         }
         for (wanted, error) in failed.iter().filter(|(wanted, _)| open.remove(wanted)) {
+            self.note_lost_source(key, source, error);
             self.picture_failed(*wanted, error, &label);
         }
         decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
@@ -260,6 +288,7 @@ impl Broker {
     /// the slots that it may have been writing into are settled after that.
     pub(super) fn engine_exited(&mut self, key: EngineKey) {
         let Some((mut engine, death)) = self.engines.reap(key, Instant::now()) else { return };
+        self.engine_let_go(&engine.held_arenas());
         if let Some(running) = engine.running.take() {
             self.died_at_work(key, running.job, &death);
         }
@@ -289,11 +318,14 @@ impl Broker {
     fn give_up(&mut self, user: User) {
         let reason = "decoding processes end as soon as they start; the daemon's log says why";
         tracing::error!(uid = user.uid, "{reason}");
-        let error = EngineError::Internal(reason.into());
+        self.fail_all_of(user, &EngineError::Internal(reason.into()));
+    }
+
+    fn fail_all_of(&mut self, user: User, error: &EngineError) {
         while let Some(job) = self.queue.pop(|job| job.user == user) {
             match &job.task {
-                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, &error),
-                Task::Decode(_) => self.fail_pictures(&job, &error),
+                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, error),
+                Task::Decode(_) => self.fail_pictures(&job, error),
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use reeld_protocol::status::{LISTED_MAX, Status};
+use reeld_protocol::status::{LISTED_MAX, Status, UserStatus};
 
 use super::helpers::Purpose;
 use super::{Broker, Flow, reply};
@@ -28,7 +28,7 @@ impl Broker {
         let now = Instant::now();
         self.engines.tend(now);
         self.drop_silent_clients(now);
-        self.drop_idle_arenas(now);
+        self.drop_idle_arenas(|client| now.duration_since(client.active_at) >= ARENAS_KEPT);
         self.give_up_hanging_calls(now);
         self.settle_turn();
         if self.settings.is_private && self.clients.is_empty() {
@@ -49,17 +49,6 @@ impl Broker {
         for client in silent {
             self.break_off(client, "no Hello in time");
         }
-    }
-
-    fn drop_idle_arenas(&mut self, now: Instant) {
-        let mut dropped = Vec::new();
-        for client in self.clients.values_mut() {
-            if now.duration_since(client.active_at) >= ARENAS_KEPT {
-                let idle = client.memory.revoke_idle();
-                dropped.extend(client.revoke_arenas(&idle));
-            }
-        }
-        self.drop_arenas(&dropped);
     }
 
     /// Tells those who wait for a file system that does not answer.
@@ -91,6 +80,9 @@ impl Broker {
             stuck_helper_count: self.helpers.abandoned_count() as u64,
             slow_turn_count: self.turns.slow_count,
             longest_turn_micros: self.turns.longest.as_micros() as u64,
+            users: self.users().take(LISTED_MAX).collect(),
+            memory_bytes_max: self.quotas.limits().memory_bytes,
+            detached_bytes: self.quotas.total().detached_bytes,
             ..Status::default()
         };
         for client in self.clients.values() {
@@ -102,5 +94,17 @@ impl Broker {
             status.arena_bytes += usage.arena_bytes;
         }
         status
+    }
+
+    fn users(&self) -> impl Iterator<Item = UserStatus> {
+        self.quotas.iter().map(|(user, account)| UserStatus {
+            uid: user.uid,
+            client_count: account.client_count as u64,
+            request_count: self.gates.get(&user).map_or(0, |gate| gate.passed_count() as u64),
+            source_count: account.source_count as u64,
+            arena_bytes: account.arena_bytes,
+            detached_bytes: account.detached_bytes,
+            memory_bytes_max: self.quotas.limits().user_memory_bytes,
+        })
     }
 }

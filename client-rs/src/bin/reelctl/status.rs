@@ -3,7 +3,7 @@
 //! What is counted, and how, is documented with `reeld_client::status`.
 
 use reeld_client::Client;
-use reeld_client::status::{ClientStatus, EngineStatus, Status, Totals};
+use reeld_client::status::{ClientStatus, EngineStatus, Status, Totals, UserStatus};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -40,6 +40,12 @@ fn to_text(status: &Status) -> String {
         status.longest_turn_micros as f64 / 1000.0,
         status.slow_turn_count
     );
+    text += &format!(
+        "{} of shared memory is the limit; {} wait for an engine to let go of them\n",
+        size(status.memory_bytes_max),
+        size(status.detached_bytes)
+    );
+    text += &format!("\nUSERS\n{}", users(&status.users));
     text += &format!("\nCLIENTS\n{}", clients(&status.clients));
     text += &format!("\nENGINES\n{}", engines(&status.engines));
     text += &format!("\nSINCE THE START\n{}", totals(&status.totals));
@@ -57,6 +63,21 @@ fn clients(clients: &[ClientStatus]) -> String {
             &client.lease_count,
             &size(client.leased_bytes),
             &size(client.arena_bytes),
+        ])
+    }));
+    table(&rows)
+}
+
+fn users(users: &[UserStatus]) -> String {
+    let mut rows = vec![row([&"uid", &"clients", &"files", &"requests", &"shared memory", &"limit"])];
+    rows.extend(users.iter().map(|user| {
+        row([
+            &user.uid,
+            &user.client_count,
+            &user.source_count,
+            &user.request_count,
+            &size(user.arena_bytes + user.detached_bytes),
+            &size(user.memory_bytes_max),
         ])
     }));
     table(&rows)
@@ -122,6 +143,9 @@ fn to_json(status: &Status) -> Value {
         },
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
         "engines": status.engines.iter().map(engine_to_json).collect::<Vec<_>>(),
+        "users": status.users.iter().map(user_to_json).collect::<Vec<_>>(),
+        "memory_bytes_max": status.memory_bytes_max,
+        "detached_bytes": status.detached_bytes,
     })
 }
 
@@ -135,6 +159,18 @@ fn client_to_json(client: &ClientStatus) -> Value {
         "leased_bytes": client.leased_bytes,
         "arena_bytes": client.arena_bytes,
         "request_count": client.request_count,
+    })
+}
+
+fn user_to_json(user: &UserStatus) -> Value {
+    json!({
+        "uid": user.uid,
+        "client_count": user.client_count,
+        "request_count": user.request_count,
+        "source_count": user.source_count,
+        "arena_bytes": user.arena_bytes,
+        "detached_bytes": user.detached_bytes,
+        "memory_bytes_max": user.memory_bytes_max,
     })
 }
 
