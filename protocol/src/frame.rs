@@ -371,12 +371,12 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         // More descriptors than a reader makes room for: the kernel drops some, as it does when a process
         // may not open more.
-        let surplus: Vec<OutgoingFd> = (0..=FDS_MAX).map(|_| null()).collect();
+        let surplus: Vec<OutgoingFd> = (0..FDS_MAX + 8).map(|_| null()).collect();
         let lost = Header { body_bytes: 0, kind: 2, fd_count: 1, flags: 0, request_id: 2 }.to_bytes();
         let mut outbox = Outbox::new();
         outbox.push_raw(1, 1, b"plain", vec![]);
         outbox.send(&ours, SendFlags::empty()).unwrap();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 8))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds: Vec<BorrowedFd<'_>> = surplus.iter().map(|fd| fd.as_fd()).collect();
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
