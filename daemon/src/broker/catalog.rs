@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn oldest_of_too_many_idle_files_go_first_and_a_few_at_a_time() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let step = Duration::from_micros(1);
         for number in 0..IDLE_COUNT_MAX as u32 + 3 {
             let source = open(&mut catalog, USER, number.into(), false, now);
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn file_that_is_opened_again_is_not_idle() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         catalog.release(one, now);
         open(&mut catalog, USER, 1, false, now);

@@ -286,6 +286,7 @@ impl Engines {
             Err(error) => {
                 tracing::error!(engine = key.0, %error, "an engine cannot be started");
                 engine.process = Process::Failed;
+                engine.is_leaving = true;
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let _ = events.send(Event::EngineExited(key)).await;

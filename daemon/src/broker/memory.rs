@@ -354,9 +354,10 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn settings(limits: &[&str]) -> Settings {
-        let words = ["reeld", "serve", "--client-memory-mib", "16"].iter().chain(limits);
+        let words =
+            ["reeld", "serve", "--config", "/dev/null", "--client-memory-mib", "16"].iter().chain(limits);
         match <CommandLine as clap::Parser>::parse_from(words).command {
-            Command::Serve(options) => options.settings(),
+            Command::Serve(options) => crate::config::load(&options).unwrap(),
             Command::Engine(_) => unreachable!("it says serve"),
         }
     }

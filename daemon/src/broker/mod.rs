@@ -352,7 +352,7 @@ impl Broker {
                 self.helpers.discard(line, remains);
                 self.check_chores(key, line);
             }
-            Event::EngineSpawned(engine, spawned) => self.engines.spawned(engine, spawned),
+            Event::EngineSpawned(engine, spawned) => self.engine_spawned(engine, spawned),
             Event::EngineExited(engine) => self.engine_exited(engine),
             Event::Helped { line, call, done } => self.helped(line, call, done),
             Event::Stop => return Flow::Stop,

@@ -64,6 +64,21 @@ impl Broker {
         }
     }
 
+    /// An engine that was ordered is there, or could not be started. Most reasons pass, so that it is tried again;
+    /// without descriptors nothing is going to change.
+    pub(super) fn engine_spawned(&mut self, key: EngineKey, spawned: std::io::Result<std::process::Child>) {
+        let exhausted = spawned
+            .as_ref()
+            .err()
+            .filter(|error| descriptors::are_exhausted(error))
+            .and_then(|error| error.raw_os_error());
+        let user = self.engines.get_mut(key).map(|engine| engine.user);
+        self.engines.spawned(key, spawned);
+        if let (Some(code), Some(user)) = (exhausted, user) {
+            self.start_failed(user, &std::io::Error::from_raw_os_error(code));
+        }
+    }
+
     /// Runs that were begun and wait for their next turn, by engine.
     fn pinned_counts(&self) -> BTreeMap<EngineKey, usize> {
         let mut counts = BTreeMap::new();
