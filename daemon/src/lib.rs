@@ -9,27 +9,43 @@ mod config;
 mod engine;
 mod ffi;
 mod link;
+mod logging;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
-use config::{Command, CommandLine, EngineOptions};
+use config::{Command, CommandLine, EngineOptions, ServeOptions};
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let command = CommandLine::parse().command;
-    let filter = EnvFilter::try_from_env("REELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A log file is read with other tools than a terminal.
-    let is_colored = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(io::stderr).init();
-    let result = match command {
-        Command::Serve(options) => broker::serve(options.settings(), ffi::library_versions()),
+    match CommandLine::parse().command {
+        Command::Serve(options) => serve(options),
         Command::Engine(options) => decode(&options),
+    }
+}
+
+fn serve(options: ServeOptions) -> ExitCode {
+    let again = options.clone();
+    let settings = options.settings();
+    let written_out = match logging::start(&settings.log) {
+        Ok(written_out) => written_out,
+        Err(reason) => return fail_without_log(&reason),
     };
+    let reload = Box::new(move || Ok(again.clone().settings()));
+    let code = exit_code(broker::serve(settings, reload, ffi::library_versions()));
+    drop(written_out);
+    code
+}
+
+fn fail_without_log(reason: &str) -> ExitCode {
+    eprintln!("reeld: {reason}");
+    ExitCode::FAILURE
+}
+
+fn exit_code(result: io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,8 +55,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The broker gives an engine their socket as its standard input.
-fn decode(options: &EngineOptions) -> io::Result<()> {
+/// The broker gives an engine their socket as its standard input, and its own log filter.
+fn decode(options: &EngineOptions) -> ExitCode {
+    match logging::start_in_engine(&config::log_filter()) {
+        Ok(()) => exit_code(decode_for_broker(options)),
+        Err(reason) => fail_without_log(&reason),
+    }
+}
+
+fn decode_for_broker(options: &EngineOptions) -> io::Result<()> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,

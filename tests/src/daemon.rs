@@ -5,10 +5,11 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use reeld_client::Client;
 use reeld_client::status::Status;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::waiting::eventually;
@@ -18,6 +19,7 @@ use crate::waiting::eventually;
 pub struct Daemon {
     folder: TempDir,
     options: Vec<String>,
+    log_filter: Option<String>,
     child: Child,
 }
 
@@ -29,10 +31,26 @@ impl Daemon {
 
     /// With options such as `["--engine-count-max", "2"]`.
     pub fn with(options: &[&str]) -> Daemon {
+        Daemon::logging(options, None)
+    }
+
+    /// With options and a log filter; without one, that of this test's environment applies.
+    pub fn logging(options: &[&str], log_filter: Option<&str>) -> Daemon {
         let folder = tempfile::tempdir().expect("a folder for the socket");
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
-        let child = spawn(folder.path(), &options);
-        Daemon { folder, options, child }
+        let log_filter = log_filter.map(str::to_owned);
+        let stderr = Stdio::from(log_file(folder.path()));
+        let child = spawn(folder.path(), &options, log_filter.as_deref(), stderr);
+        Daemon { folder, options, log_filter, child }
+    }
+
+    /// With options, and with standard error going elsewhere than to [`Daemon::log`].
+    pub fn writing_to(options: &[&str], log_filter: Option<&str>, stderr: Stdio) -> Daemon {
+        let folder = tempfile::tempdir().expect("a folder for the socket");
+        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        let log_filter = log_filter.map(str::to_owned);
+        let child = spawn(folder.path(), &options, log_filter.as_deref(), stderr);
+        Daemon { folder, options, log_filter, child }
     }
 
     /// Where it listens.
@@ -76,7 +94,38 @@ impl Daemon {
 
     /// Starts another one at the same socket.
     pub fn start_again(&mut self) {
-        self.child = spawn(self.folder.path(), &self.options);
+        let stderr = Stdio::from(log_file(self.folder.path()));
+        self.child = spawn(self.folder.path(), &self.options, self.log_filter.as_deref(), stderr);
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a process id");
+        kill_process(pid, signal).expect("the daemon can be signalled");
+    }
+
+    /// All that it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has logged a line with all of these, and returns that.
+    pub fn await_log(&self, words: &[&str]) -> String {
+        eventually(&format!("a line of the log with {words:?}"), || {
+            let log = self.log();
+            let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            line.map(str::to_owned)
+        })
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        eventually("the daemon ends", || self.child.try_wait().expect("the daemon can be asked for"))
     }
 
     /// True while the process runs.
@@ -96,9 +145,13 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(folder: &Path, options: &[String]) -> Child {
-    let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log file");
+fn log_file(folder: &Path) -> File {
+    File::options().create(true).append(true).open(folder.join("log")).expect("a log file")
+}
+
+fn spawn(folder: &Path, options: &[String], log_filter: Option<&str>, stderr: Stdio) -> Child {
     let mut child = Command::new(binary("reeld"))
+        .envs(log_filter.map(|filter| ("REELD_LOG", filter)))
         .arg("serve")
         .arg("--socket")
         .arg(folder.join("reeld.sock"))
@@ -106,7 +159,7 @@ fn spawn(folder: &Path, options: &[String]) -> Child {
         .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
+        .stderr(stderr)
         .spawn()
         .expect("the daemon starts");
     let mut ready = String::new();

@@ -3,7 +3,7 @@
 //!
 //! What the jobs are about, and what becomes of their results, is not known here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -11,16 +11,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reeld_protocol::status::EngineStatus;
+use reeld_protocol::status::{Activity, EngineStatus};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::job::{Job, User, mix};
+use super::job::{Job, Task, User, mix};
 use super::peer::Peer;
 use super::{Event, PeerKey};
+use crate::config::Limits;
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
 /// An engine without work ends after this long: its sessions and pictures are of no use to others, and the
@@ -38,6 +40,12 @@ const FAILED_STARTS_MAX: u32 = 3;
 /// that a warm one is never evicted before its run goes on.
 const PINNED_MAX: usize = 4;
 
+/// How long the daemon waits for its engines when it ends: a killed process is gone within milliseconds.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Users that are remembered for having lost an engine.
+const BEREFT_MAX: usize = 1024;
+
 /// Names an engine process. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EngineKey(pub u64);
@@ -51,7 +59,8 @@ pub struct Running {
     pub job: Job,
     /// True once the engine was asked to stop.
     pub is_cancelled: bool,
-    since: Instant,
+    /// When it was handed out.
+    pub since: Instant,
 }
 
 /// One engine process.
@@ -73,6 +82,8 @@ pub struct Engine {
     /// Said when it is idle: a job in progress may still use what is dropped.
     farewells: Vec<EngineRequest>,
     idle_since: Instant,
+    started_at: Instant,
+    jobs_done: u64,
 }
 
 /// All engine processes of the node.
@@ -81,24 +92,49 @@ pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
     engine_count_max: usize,
     cache_mib: u64,
+    log: String,
     events: mpsc::Sender<Event>,
     next_key: u64,
     next_job: u64,
     failed_starts: u32,
+    /// Users one of whose engines has ended without being told to, until the next one is started.
+    bereft: BTreeSet<User>,
+    restart_count: u64,
 }
 
 impl Engines {
     /// None yet.
-    pub fn new(engine_count_max: usize, cache_mib: u64, events: mpsc::Sender<Event>) -> Engines {
+    pub fn new(limits: &Limits, log: &str, events: mpsc::Sender<Event>) -> Engines {
         Engines {
             engines: BTreeMap::new(),
-            engine_count_max,
-            cache_mib,
+            engine_count_max: engine_count_max(limits),
+            cache_mib: limits.engine_cache_mib,
+            log: log.to_owned(),
             events,
             next_key: 0,
             next_job: 0,
             failed_starts: 0,
+            bereft: BTreeSet::new(),
+            restart_count: 0,
         }
+    }
+
+    /// From now on engines are started by these. Those that run stay as they are; where they are too many, the
+    /// idle ones end in their time.
+    pub fn change_limits(&mut self, limits: &Limits, log: &str) {
+        self.engine_count_max = engine_count_max(limits);
+        self.cache_mib = limits.engine_cache_mib;
+        log.clone_into(&mut self.log);
+    }
+
+    /// Engines that were started in place of one that had ended without being told to.
+    pub fn restart_count(&self) -> u64 {
+        self.restart_count
+    }
+
+    /// All engines.
+    pub fn iter(&self) -> impl Iterator<Item = (EngineKey, &Engine)> {
+        self.engines.iter().map(|(&key, engine)| (key, engine))
     }
 
     /// One engine.
@@ -154,12 +190,16 @@ impl Engines {
             .arg("engine")
             .arg("--cache-mib")
             .arg(self.cache_mib.to_string())
+            .env("REELD_LOG", &self.log)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
         self.watch(key, &child)?;
         let peer = Peer::start(PeerKey::Engine(key), UnixStream::from_std(ours)?, self.events.clone(), None);
         tracing::info!(engine = key.0, pid = child.id(), uid = user.uid, "engine started");
+        if self.bereft.remove(&user) {
+            self.restart_count += 1;
+        }
         let engine = Engine {
             user,
             running: None,
@@ -172,6 +212,8 @@ impl Engines {
             arenas: HashSet::new(),
             farewells: Vec::new(),
             idle_since: now,
+            started_at: now,
+            jobs_done: 0,
         };
         self.engines.insert(key, engine);
         Ok(key)
@@ -193,9 +235,11 @@ impl Engines {
     }
 
     /// The engine said that it is ready.
-    pub fn ready(&mut self, engine: EngineKey, now: Instant) {
+    pub fn ready(&mut self, key: EngineKey, now: Instant) {
         self.failed_starts = 0;
-        if let Some(engine) = self.engines.get_mut(&engine) {
+        if let Some(engine) = self.engines.get_mut(&key) {
+            let millis = now.duration_since(engine.started_at).as_millis() as u64;
+            tracing::info!(engine = key.0, pid = engine.child.id(), millis, "engine ready");
             engine.is_ready = true;
             engine.idle_since = now;
         }
@@ -208,12 +252,16 @@ impl Engines {
     }
 
     /// Collects an engine whose process has ended.
-    pub fn reap(&mut self, engine: EngineKey) -> Option<Engine> {
-        let mut engine = self.engines.remove(&engine)?;
+    pub fn reap(&mut self, key: EngineKey) -> Option<Engine> {
+        let mut engine = self.engines.remove(&key)?;
+        let (pid, uid, jobs) = (engine.child.id(), engine.user.uid, engine.jobs_done);
         // The process has ended, so this returns at once.
         match engine.child.wait() {
-            Ok(status) => tracing::info!(pid = engine.child.id(), %status, "engine ended"),
-            Err(error) => tracing::error!(pid = engine.child.id(), %error, "engine cannot be reaped"),
+            Ok(status) => tracing::info!(engine = key.0, pid, uid, jobs, %status, "engine ended"),
+            Err(error) => tracing::error!(engine = key.0, pid, uid, %error, "engine cannot be reaped"),
+        }
+        if !engine.is_leaving && self.bereft.len() < BEREFT_MAX {
+            self.bereft.insert(engine.user);
         }
         if !engine.is_ready {
             self.failed_starts += 1;
@@ -266,15 +314,22 @@ impl Engines {
         }
     }
 
-    /// For the status report.
-    pub fn status(&self) -> impl Iterator<Item = EngineStatus> {
-        self.engines.values().map(|engine| EngineStatus {
-            pid: engine.child.id(),
-            uid: engine.user.uid,
-            is_busy: engine.running.is_some(),
-            session_count: engine.report.session_count,
-            cache_bytes: engine.report.cache_bytes,
-        })
+    /// Ends all engines, at once, and collects them. One that the kernel cannot end in time, because it hangs
+    /// in a file system, is left to the kernel.
+    pub fn end(&mut self) {
+        for engine in self.engines.values_mut() {
+            engine.kill();
+        }
+        let deadline = Instant::now() + ENDED_WITHIN;
+        for (key, mut engine) in std::mem::take(&mut self.engines) {
+            if engine.is_ended_by(deadline) {
+                tracing::info!(engine = key.0, pid = engine.child.id(), "engine ended");
+            } else {
+                tracing::error!(engine = key.0, pid = engine.child.id(), "engine cannot be ended");
+                // Dropping it would wait.
+                std::mem::forget(engine);
+            }
+        }
     }
 }
 
@@ -308,6 +363,7 @@ impl Engine {
     pub fn finish(&mut self, id: JobId, now: Instant) -> Option<Running> {
         let running = self.running.take_if(|running| running.id == id)?;
         self.idle_since = now;
+        self.jobs_done += 1;
         for farewell in std::mem::take(&mut self.farewells) {
             self.send(&farewell, Vec::new());
         }
@@ -335,6 +391,56 @@ impl Engine {
         let _ = self.child.kill();
     }
 
+    /// What it is doing, and since when.
+    pub fn activity(&self) -> (Activity, Instant) {
+        match &self.running {
+            _ if !self.is_ready => (Activity::Starting, self.started_at),
+            Some(running) => {
+                let activity = match running.job.task {
+                    Task::Probe { .. } => Activity::Probing,
+                    Task::Scan { .. } => Activity::Scanning,
+                    Task::Decode(_) => Activity::Decoding,
+                };
+                (activity, running.since)
+            }
+            None if self.is_leaving => (Activity::Leaving, self.idle_since),
+            None => (Activity::Idle, self.idle_since),
+        }
+    }
+
+    /// For the status report. `label` is what the file at work is called, if the report may say so.
+    pub fn status(&self, label: Option<String>, now: Instant) -> EngineStatus {
+        let (activity, since) = self.activity();
+        EngineStatus {
+            pid: self.pid(),
+            uid: self.user.uid,
+            is_busy: self.running.is_some(),
+            session_count: self.report.session_count,
+            cache_bytes: self.report.cache_bytes,
+            activity,
+            activity_millis: now.duration_since(since).as_millis() as u64,
+            label,
+            jobs_done: self.jobs_done,
+            uptime_seconds: now.duration_since(self.started_at).as_secs(),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end of a process that was killed. False if that takes too long.
+    fn is_ended_by(&mut self, deadline: Instant) -> bool {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left));
+        }
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     fn farewell(&mut self, request: EngineRequest) {
         if self.running.is_some() {
             self.farewells.push(request);
@@ -353,7 +459,11 @@ impl Drop for Engine {
     }
 }
 
+fn engine_count_max(limits: &Limits) -> usize {
+    limits.engine_count_max.unwrap_or_else(processor_count)
+}
+
 /// Processors that this process may use: affinity and the control group's quota are taken into account.
-pub fn processor_count() -> usize {
+fn processor_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -8,6 +8,10 @@
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `running`     | handing jobs to engines, and what comes back                          |
 //! | `tending`     | what happens by the clock, and the status report                      |
+//! | `signals`     | what the administrator asks for                                       |
+//! | `drain`       | how the daemon ends                                                   |
+//! | `reload`      | how the configuration is read again                                   |
+//! | `dump`        | the state, for the log                                                |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
 //! | `requests`    | requests that are not answered yet                                    |
@@ -21,6 +25,8 @@
 
 mod catalog;
 mod client;
+mod drain;
+mod dump;
 mod engines;
 mod frames;
 mod job;
@@ -30,9 +36,11 @@ mod opening;
 mod peer;
 mod plan;
 mod queue;
+mod reload;
 mod reply;
 mod requests;
 mod running;
+mod signals;
 mod source_file;
 mod tending;
 
@@ -55,12 +63,15 @@ use crate::config::Settings;
 use crate::link::index::{Index, IndexError};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
-use client::{Client, GrantedArena};
+use client::{Client, ErrorCounts, GrantedArena};
+use drain::Drain;
 use engines::{EngineKey, Engines};
 use job::Job;
 use opening::PendingOpen;
 use queue::Queue;
+use reload::{Reload, Reloading};
 use requests::Requests;
+use signals::{Signal, Signals};
 use source_file::SourceFile;
 
 /// Events that wait for the loop. When it is full, sockets are not read.
@@ -90,7 +101,7 @@ enum Event {
     EngineExited(EngineKey),
     SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
     IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
-    Stop,
+    Reloaded(Result<Box<Settings>, String>),
 }
 
 /// What an event means for the loop.
@@ -123,42 +134,54 @@ struct Broker {
     next_lease: u64,
     helpers: HashMap<u32, Arc<Semaphore>>,
     totals: Totals,
+    /// Error replies to clients that are gone.
+    past_errors: ErrorCounts,
+    /// None in tests of parts of the broker.
+    accepting: Option<listen::Accepting>,
+    drain: Option<Drain>,
+    reload: Arc<Reload>,
+    reloading: Reloading,
+    /// Lines of the log that were dropped, as far as the log says so.
+    log_lines_dropped: u64,
     events: mpsc::Sender<Event>,
 }
 
-/// Serves until it is told to stop. `ffmpeg_versions` is what clients are told about the engines.
-pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+/// Serves until it is told to stop. `reload` reads the settings anew; `ffmpeg_versions` is what clients are told
+/// about the engines.
+pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(HELPERS_MAX)
         .thread_name("reeld-helper")
         .build()?;
-    let result = runtime.block_on(run(settings, ffmpeg_versions));
+    let result = runtime.block_on(run(settings, reload, ffmpeg_versions));
     // A helper that hangs on a dead file system does not keep the daemon from ending.
     runtime.shutdown_background();
     result
 }
 
-async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
     let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
-    listen::stop_on_signals(events.clone())?;
-    tokio::spawn(listening.accept(events.clone())?);
+    let signals = Signals::start()?;
+    let accepting = listening.accept(events.clone())?;
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
     tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
-    let mut broker = Broker::new(settings, ffmpeg_versions, events)?;
+    let mut broker = Broker::new(settings, reload, ffmpeg_versions, events)?;
+    broker.accepting = Some(accepting);
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
         let flow = tokio::select! {
             event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.handle(event)),
+            signal = signals.next() => broker.obey(signal),
             _ = tick.tick() => broker.tend(),
             () = tokio::time::sleep_until(deadline.into()) => broker.expire(),
         };
         if flow == Flow::Stop {
-            tracing::info!("stopping");
+            broker.end();
             return Ok(());
         }
     }
@@ -167,14 +190,14 @@ async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
 impl Broker {
     fn new(
         settings: Settings,
+        reload: Reload,
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
-        let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(engine_count_max, settings.limits.engine_cache_mib, events.clone()),
+            engines: Engines::new(&settings.limits, &settings.log, events.clone()),
             settings,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
@@ -194,6 +217,12 @@ impl Broker {
             next_lease: 0,
             helpers: HashMap::new(),
             totals: Totals::default(),
+            past_errors: ErrorCounts::default(),
+            accepting: None,
+            drain: None,
+            reload: Arc::new(reload),
+            reloading: Reloading::Idle,
+            log_lines_dropped: 0,
             events,
         })
     }
@@ -204,8 +233,8 @@ impl Broker {
             Event::Frame { key: PeerKey::Client(client), frame } => self.client_frame(client, frame),
             Event::Frame { key: PeerKey::Engine(engine), frame } => self.engine_frame(engine, frame),
             Event::Gone { key: PeerKey::Client(client), reason } => {
-                if let Some(reason) = reason {
-                    tracing::info!(client, %reason, "connection ended");
+                if let (Some(reason), Some(client)) = (reason, self.clients.get_mut(&client)) {
+                    client.end_reason.get_or_insert_with(|| reason.to_string());
                 }
                 self.forget_client(client);
             }
@@ -229,15 +258,36 @@ impl Broker {
             Event::EngineExited(engine) => self.engine_exited(engine),
             Event::SourceChecked { open, checked } => self.source_checked(open, checked),
             Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
-            Event::Stop => return Flow::Stop,
+            Event::Reloaded(read) => self.reloaded(read),
         }
         self.admit_relieved();
         self.dispatch();
         self.drop_broken_clients();
-        Flow::GoOn
+        self.settle_drain()
+    }
+
+    fn obey(&mut self, signal: Signal) -> Flow {
+        match signal {
+            Signal::Stop => self.begin_drain("a signal"),
+            Signal::Reload => self.begin_reload(),
+            Signal::Dump => self.dump(),
+        }
+        self.settle_drain()
+    }
+
+    /// The last thing that is done: what is left goes with the process.
+    fn end(&mut self) {
+        for client in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.end_client(client, "the daemon ends");
+        }
+        self.engines.end();
+        tracing::info!(uptime_seconds = self.started.elapsed().as_secs(), "stopped");
     }
 
     fn connect(&mut self, stream: UnixStream) {
+        if self.is_draining() {
+            return;
+        }
         let identity = match peer_identity(&stream) {
             Ok(identity) => identity,
             Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
@@ -251,7 +301,7 @@ impl Broker {
         let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
             peer::Peer::start(PeerKey::Client(key), stream, events, Some(permits))
         });
-        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
+        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "connection accepted");
         self.clients.insert(key, client);
         self.had_clients = true;
         self.totals.clients += 1;
@@ -270,12 +320,15 @@ impl Broker {
                 Err(error) => self.break_off(key, &error.to_string()),
             };
         }
-        client.request_count += 1;
+        client.accept(request_id, kind, Instant::now());
         match Request::decode(kind, &frame.body) {
+            Ok(Some(Request::OpenSource(_) | Request::GetFrames(_))) if self.is_draining() => {
+                self.fail(key, request_id, reply::shutting_down());
+            }
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, frame.fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, &wanted, frame.fds),
             Ok(Some(Request::Status)) => {
-                let status = Reply::Status(Box::new(self.status()));
+                let status = Reply::Status(Box::new(self.status(key)));
                 if let Some(client) = self.clients.get_mut(&key) {
                     client.reply(request_id, &status);
                 }
@@ -293,9 +346,11 @@ impl Broker {
         };
         let (daemon, ffmpeg) = (daemon_name(), self.ffmpeg_versions.join(", "));
         let Some(client) = self.clients.get_mut(&key) else { return };
-        if !client.greet(hello, self.instance, &daemon, &ffmpeg) {
-            self.break_off(key, "another version of the protocol");
+        if !client.greet(&hello, self.instance, &daemon, &ffmpeg) {
+            return self.break_off(key, "another version of the protocol");
         }
+        let (pid, uid) = (client.identity.pid, client.identity.uid);
+        tracing::info!(client = key, pid, uid, name = client.name(), "client connected");
     }
 
     fn client_notice(&mut self, key: u64, notice: Notice) {
@@ -327,8 +382,14 @@ impl Broker {
 
     /// Ends a connection that does not keep to the protocol.
     fn break_off(&mut self, client: u64, reason: &str) {
-        tracing::info!(client, reason, "connection broken off");
-        self.forget_client(client);
+        self.end_client(client, reason);
+    }
+
+    fn end_client(&mut self, key: u64, reason: &str) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.end_reason.get_or_insert_with(|| reason.to_owned());
+        }
+        self.forget_client(key);
     }
 
     fn drop_broken_clients(&mut self) {
@@ -342,7 +403,10 @@ impl Broker {
     /// Gives back everything that a client held. The only way in which a client ends.
     fn forget_client(&mut self, key: u64) {
         let Some(client) = self.clients.remove(&key) else { return };
-        tracing::debug!(client = key, "client gone");
+        client.log_end(Instant::now());
+        for (code, count) in &client.errors {
+            *self.past_errors.entry(code).or_default() += count;
+        }
         self.forget_opens(key);
         for request in self.requests.of_client(key) {
             self.requests.remove(request);
@@ -372,7 +436,8 @@ impl Broker {
     fn next_deadline(&self) -> Instant {
         let far = || Instant::now() + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
-        self.requests.next_deadline().and_then(at).unwrap_or_else(far)
+        let deadlines = [self.requests.next_deadline().and_then(at), self.drain_deadline()];
+        deadlines.into_iter().flatten().min().unwrap_or_else(far)
     }
 
     /// Answers requests whose deadline has passed.
@@ -382,7 +447,7 @@ impl Broker {
             self.fail_request(request, reply::deadline());
         }
         self.dispatch();
-        Flow::GoOn
+        self.settle_drain()
     }
 }
 

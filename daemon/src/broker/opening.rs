@@ -13,7 +13,7 @@ use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata,
 use tokio::sync::Semaphore;
 
 use super::catalog::Knowledge;
-use super::client::{OpenedSource, SOURCES_MAX};
+use super::client::{OpenedSource, SOURCES_MAX, cleaned};
 use super::job::{Job, Task, User};
 use super::plan::Timeline;
 use super::queue::Waiter;
@@ -87,6 +87,16 @@ impl Broker {
         let source =
             self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, Instant::now());
         pending.source = Some(source);
+        let is_first =
+            self.catalog.get(source).is_some_and(|entry| matches!(entry.media, Knowledge::Unknown));
+        tracing::debug!(
+            client = pending.client,
+            request_id = pending.request_id,
+            source = source.0,
+            label = pending.options.label,
+            is_first,
+            "source opened"
+        );
         self.advance_open(open);
     }
 
@@ -191,6 +201,8 @@ impl Broker {
         match index {
             Ok(index) => {
                 if let Some(entry) = self.catalog.get_mut(source) {
+                    let (label, frames) = (&entry.label, index.entries.len());
+                    tracing::debug!(source = source.0, stream = stream.0, label, frames, "scan done");
                     entry.indexes.insert(stream, Knowledge::Present(Arc::new(index)));
                 }
                 self.advance_opens_of(source);
@@ -235,7 +247,7 @@ impl Broker {
         }
     }
 
-    fn fail_open(&mut self, open: u64, error: WireError) {
+    pub(super) fn fail_open(&mut self, open: u64, error: WireError) {
         let Some(pending) = self.opens.remove(&open) else { return };
         if let Some(source) = pending.source {
             self.catalog.release(source, Instant::now());
@@ -262,8 +274,7 @@ impl Broker {
 
 /// A label for logs and messages: no control characters, and not too long.
 fn printable(label: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
-    label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
+    cleaned(&label.chars().take(LABEL_CHARS_MAX).collect::<String>())
 }
 
 fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {

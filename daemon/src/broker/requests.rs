@@ -98,6 +98,16 @@ impl Requests {
         self.requests.len()
     }
 
+    /// All requests.
+    pub fn keys(&self) -> Vec<u64> {
+        self.requests.keys().copied().collect()
+    }
+
+    /// All requests, by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &FrameRequest)> {
+        self.requests.iter().map(|(&key, request)| (key, request))
+    }
+
     /// Takes note of a request and names it.
     pub fn insert(&mut self, request: FrameRequest) -> u64 {
         self.next_request += 1;
@@ -106,6 +116,11 @@ impl Requests {
         self.deadlines.extend(request.deadline_millis.map(|deadline| (deadline, key)));
         self.requests.insert(key, request);
         key
+    }
+
+    /// One request.
+    pub fn get(&self, request: u64) -> Option<&FrameRequest> {
+        self.requests.get(&request)
     }
 
     /// One request.

@@ -6,6 +6,7 @@ mod limits;
 
 use std::path::PathBuf;
 
+use crate::logging;
 pub use limits::Limits;
 
 /// One video decoder per node: decodes for all worker processes and hands them frames in shared memory.
@@ -51,6 +52,9 @@ pub struct ServeOptions {
     /// Decoded pictures that each engine keeps, in MiB; 0 keeps none.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     pub engine_cache_mib: u64,
+    /// When told to stop, finish what is under way for so long, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub drain_seconds: u64,
 }
 
 impl ServeOptions {
@@ -61,6 +65,8 @@ impl ServeOptions {
             socket_mode: self.socket_mode,
             is_private: self.private,
             ready_fd: self.ready_fd,
+            log: log_filter(),
+            drain_seconds: self.drain_seconds,
             limits: Limits {
                 engine_count_max: self.engine_count_max.map(usize::from),
                 client_memory_mib: self.client_memory_mib,
@@ -71,7 +77,7 @@ impl ServeOptions {
 }
 
 /// Everything that was decided about how to serve.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where to listen.
     pub socket: PathBuf,
@@ -81,6 +87,10 @@ pub struct Settings {
     pub is_private: bool,
     /// Where to say that connections are accepted.
     pub ready_fd: Option<i32>,
+    /// Which events are logged, as `info` or `warn,reeld_daemon::broker=debug`. Can change while the daemon runs.
+    pub log: String,
+    /// How long requests under way are finished when the daemon is told to stop. Can change while it runs.
+    pub drain_seconds: u64,
     /// What may be used up. Can change while the daemon runs.
     pub limits: Limits,
 }
@@ -95,6 +105,12 @@ pub struct EngineOptions {
     /// under way and as many files in turn.
     #[arg(long, default_value_t = 8)]
     pub sessions: u16,
+}
+
+/// The log filter of the environment, or the default.
+pub fn log_filter() -> String {
+    let named = std::env::var("REELD_LOG").ok().filter(|filter| !filter.trim().is_empty());
+    named.unwrap_or_else(|| logging::FILTER_DEFAULT.to_owned())
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
