@@ -14,8 +14,11 @@ mod logging;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use config::{Command, CommandLine, EngineOptions, ServeOptions};
 
@@ -55,6 +58,16 @@ fn exit_code(result: io::Result<()>) -> ExitCode {
     }
 }
 
+/// What a terminal or systemd says to all processes of the daemon is the broker's to obey: engines finish what
+/// is under way and end with it. They are heard and nobody looks.
+fn leave_signals_to_broker() -> io::Result<()> {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+        signal_hook::flag::register(signal, Arc::clone(&heard))?;
+    }
+    Ok(())
+}
+
 /// The broker gives an engine their socket as its standard input, and its own log filter.
 fn decode(options: &EngineOptions) -> ExitCode {
     match logging::start_in_engine(&config::log_filter()) {
@@ -64,6 +77,7 @@ fn decode(options: &EngineOptions) -> ExitCode {
 }
 
 fn decode_for_broker(options: &EngineOptions) -> io::Result<()> {
+    leave_signals_to_broker()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,

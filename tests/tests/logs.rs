@@ -121,12 +121,12 @@ fn lives_of_clients_and_engines_are_one_line_each_and_requests_none_at_info() {
     drop((held, video, client));
     let gone = daemon.await_log(&["client gone", "client=1 "]);
     let pid = format!("pid={}", std::process::id());
-    for words in [pid.as_str(), "uid=", "name=\"test\"", "seconds=", "requests=53", "errors=0", "leases="] {
+    for words in [pid.as_str(), "uid=", "name=\"test ", "seconds=", "requests=53", "errors=0", "leases="] {
         assert!(gone.contains(words), "{words} is not in {gone}");
     }
     for words in [
         &["serving", "socket="][..],
-        &["client connected", "client=1 ", "name=\"test\""],
+        &["client connected", "client=1 ", "name=\"test "],
         &["engine started", "pid="],
         &["engine ready", "millis="],
     ] {

@@ -32,7 +32,7 @@ fn await_no_socket(daemon: &Daemon) {
 }
 
 fn assert_drains_and_exits_0(signal: Signal) {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::with(&["--drain-seconds", "600"]);
     let client = daemon.client();
     let held = open(&client, CLIP).frame_at(12).unwrap();
     let pending = begun(&client);
@@ -125,6 +125,24 @@ fn new_request_while_draining_is_shutting_down_and_the_connection_ends_behind_th
 }
 
 #[test]
+fn signals_to_the_whole_group_are_the_brokers_to_obey() {
+    let mut daemon = Daemon::with(&["--drain-seconds", "600"]);
+    let client = daemon.client();
+    let pending = begun(&client);
+    let engines = client.status().unwrap().engines;
+    for signal in [Signal::HUP, Signal::USR1, Signal::INT, Signal::TERM] {
+        for engine in &engines {
+            let pid = rustix::process::Pid::from_raw(engine.pid as i32).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+    }
+    daemon.signal(Signal::TERM);
+    assert!(pending.wait().is_ok());
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+    assert!(!daemon.log().contains("engine died at work"), "{}", daemon.log());
+}
+
+#[test]
 fn what_is_not_finished_in_time_is_given_up() {
     let mut daemon = Daemon::with(&["--drain-seconds", "0"]);
     let client = daemon.client();
@@ -201,7 +219,7 @@ fn sigusr1_writes_clients_leases_requests_queue_and_engines_to_the_log_whatever_
     let pid = format!("pid={}", std::process::id());
     line(&["state: whole", "clients=1", "requests=2", "files=3", "queued_runs="]);
     line(&["state: totals", "frames_delivered=1"]);
-    line(&["state: client", &pid, "name=\"test\"", "leases=1", "requests=2", "sources="]);
+    line(&["state: client", &pid, "name=\"test ", "leases=1", "requests=2", "sources="]);
     line(&["state: request", "slow.mp4", "missing=1"]);
     line(&["state: waits for an engine", "task=\"decode\""]);
     line(&["state: engine", "pid=", "millis="]);

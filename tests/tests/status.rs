@@ -43,7 +43,7 @@ fn engine_at_work_is_shown_with_its_file_to_its_own_user() {
     assert!(engine.is_busy && engine.jobs_done > 0);
     pending.wait().unwrap();
     let status = client.status().unwrap();
-    assert_eq!(status.clients[0].name, "test");
+    assert_eq!(status.clients[0].name, format!("test {}", std::process::id()));
     assert!(status.cache_bytes > 0);
     let engine = &status.engines[0];
     assert_eq!((engine.activity, engine.label.as_ref()), (Activity::Idle, None));
@@ -88,7 +88,7 @@ fn other_users_see_totals_but_neither_names_nor_files() {
     });
     assert_eq!((status.client_count, status.request_count), (2, 1));
     let names: Vec<&str> = status.clients.iter().map(|client| client.name.as_str()).collect();
-    assert_eq!(names, ["", "stranger"]);
+    assert_eq!(names, ["".to_owned(), format!("stranger {}", std::process::id())]);
     assert_eq!(status.engines[0].label, None);
     drop(pending);
 }
