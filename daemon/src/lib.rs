@@ -70,7 +70,7 @@ fn leave_signals_to_broker() -> io::Result<()> {
 
 /// The broker gives an engine their socket as its standard input, and its own log filter.
 fn decode(options: &EngineOptions) -> ExitCode {
-    match logging::start_in_engine(&config::log_filter()) {
+    match logging::start_in_engine(&logging::filter_of_environment()) {
         Ok(()) => exit_code(decode_for_broker(options)),
         Err(reason) => fail_without_log(&reason),
     }

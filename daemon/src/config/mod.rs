@@ -65,7 +65,7 @@ impl ServeOptions {
             socket_mode: self.socket_mode,
             is_private: self.private,
             ready_fd: self.ready_fd,
-            log: log_filter(),
+            log: logging::filter_of_environment(),
             drain_seconds: self.drain_seconds,
             limits: Limits {
                 engine_count_max: self.engine_count_max.map(usize::from),
@@ -105,12 +105,6 @@ pub struct EngineOptions {
     /// under way and as many files in turn.
     #[arg(long, default_value_t = 8)]
     pub sessions: u16,
-}
-
-/// The log filter of the environment, or the default.
-pub fn log_filter() -> String {
-    let named = std::env::var("REELD_LOG").ok().filter(|filter| !filter.trim().is_empty());
-    named.unwrap_or_else(|| logging::FILTER_DEFAULT.to_owned())
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

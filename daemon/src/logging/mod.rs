@@ -25,7 +25,7 @@ use stderr::ImpatientStderr;
 pub const STATE_TARGET: &str = "reeld_state";
 
 /// The filter where nobody says otherwise.
-pub const FILTER_DEFAULT: &str = "info";
+const FILTER_DEFAULT: &str = "info";
 
 /// The filter of the running process: a process has one log.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -57,6 +57,12 @@ pub fn start(filter: &str) -> Result<WrittenOut, String> {
 pub fn start_in_engine(filter: &str) -> Result<(), String> {
     let text = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| ImpatientStderr);
     install(parse(filter)?, text)
+}
+
+/// What `REELD_LOG` says, or the default.
+pub fn filter_of_environment() -> String {
+    let named = std::env::var("REELD_LOG").ok().filter(|filter| !filter.trim().is_empty());
+    named.unwrap_or_else(|| FILTER_DEFAULT.to_owned())
 }
 
 /// Fails with a sentence where this is no filter.
@@ -104,6 +110,20 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_filter_applies_to_the_running_process_and_the_state_is_always_shown() {
+        start_in_engine("error").unwrap();
+        assert!(!tracing::enabled!(tracing::Level::WARN));
+        assert!(tracing::enabled!(target: STATE_TARGET, tracing::Level::INFO));
+        assert!(change_filter("reeld_daemon=loud").is_err());
+        assert!(!tracing::enabled!(tracing::Level::WARN));
+        change_filter("debug").unwrap();
+        assert!(tracing::enabled!(tracing::Level::DEBUG));
+        change_filter("off").unwrap();
+        assert!(!tracing::enabled!(tracing::Level::ERROR));
+        assert!(tracing::enabled!(target: STATE_TARGET, tracing::Level::INFO));
+    }
 
     #[test]
     fn filter_that_names_no_level_is_refused_with_what_to_write() {
