@@ -11,7 +11,7 @@ mod ffi;
 mod link;
 mod logging;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,27 +20,56 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use config::{Command, CommandLine, EngineOptions, ServeOptions};
+use config::{Command, CommandLine, ConfigError, EngineOptions, Printout, ServeOptions};
+
+/// What the shell is told where the settings are wrong: the same as where the command line is.
+const CONFIG_FAULT: u8 = 2;
 
 /// The whole program.
 pub fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Serve(options) => serve(options),
+        Command::Serve(options) => match options.printout() {
+            None => serve(options),
+            Some(printout) => print(&options, printout),
+        },
         Command::Engine(options) => decode(&options),
     }
 }
 
 fn serve(options: ServeOptions) -> ExitCode {
-    let again = options.clone();
-    let settings = options.settings();
+    let settings = match config::load(&options) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
+    };
     let written_out = match logging::start(&settings.log) {
         Ok(written_out) => written_out,
         Err(reason) => return fail_without_log(&reason),
     };
-    let reload = Box::new(move || Ok(again.clone().settings()));
+    let reload = Box::new(move || config::load(&options).map_err(|error| error.to_string()));
     let code = exit_code(broker::serve(settings, reload, ffi::library_versions()));
     drop(written_out);
     code
+}
+
+fn print(options: &ServeOptions, printout: Printout) -> ExitCode {
+    let text = match printout {
+        Printout::Check => match config::check(options) {
+            Ok(report) => report,
+            Err(error) => return refuse(&error),
+        },
+        Printout::DefaultConfig => config::default_config(),
+        Printout::Document => config::document(),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// There is no log yet: what it shall be is one of the settings.
+fn refuse(error: &ConfigError) -> ExitCode {
+    eprintln!("reeld: the settings are wrong; nothing was started\n{error}");
+    ExitCode::from(CONFIG_FAULT)
 }
 
 fn fail_without_log(reason: &str) -> ExitCode {

@@ -157,6 +157,8 @@ fn spawn(folder: &Path, options: &[String], log_filter: Option<&str>, stderr: St
         .arg(folder.join("reeld.sock"))
         .args(["--ready-fd", "1"])
         .args(options)
+        // How this machine's own daemon is configured is no matter of a test.
+        .env("REELD_CONFIG", "/dev/null")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)

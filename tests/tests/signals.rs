@@ -203,6 +203,35 @@ fn sighup_reads_the_configuration_again_and_nothing_is_interrupted() {
 }
 
 #[test]
+fn sighup_applies_what_can_change_and_a_faulty_file_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("reeld.toml");
+    std::fs::write(&config, "log = \"info\"\nclient_memory_mib = 64\nsocket_mode = \"0600\"\n").unwrap();
+    let daemon = Daemon::with(&["--config", config.to_str().unwrap()]);
+    let old = daemon.client();
+    assert_eq!(old.statistics().quota_bytes, 64 << 20);
+
+    std::fs::write(&config, "log = \"debug\"\nclient_memory_mib = 128\nsocket_mode = \"0666\"\n").unwrap();
+    daemon.signal(Signal::HUP);
+    let line = daemon.await_log(&["configuration reloaded"]);
+    assert!(line.contains("changed=\"log,client_memory_mib\""), "{line}");
+    assert!(line.contains("need_restart=\"socket_mode\""), "{line}");
+    assert_eq!(
+        (old.statistics().quota_bytes, daemon.client().statistics().quota_bytes),
+        (64 << 20, 128 << 20)
+    );
+    old.status().unwrap();
+    daemon.await_log(&["DEBUG", "client=1 ", "request finished"]);
+
+    std::fs::write(&config, "log = \"loud\"\nclient_memory_mib = 256\nclient_memory_mob = 1\n").unwrap();
+    daemon.signal(Signal::HUP);
+    for fault in ["loud", "client_memory_mob"] {
+        daemon.await_log(&["ERROR", "configuration not reloaded", fault]);
+    }
+    assert_eq!(daemon.client().statistics().quota_bytes, 128 << 20);
+}
+
+#[test]
 fn sigusr1_writes_clients_leases_requests_queue_and_engines_to_the_log_whatever_its_filter() {
     let daemon = Daemon::logging(&["--engine-count-max", "1"], Some("error"));
     let client = daemon.client();

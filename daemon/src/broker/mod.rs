@@ -14,6 +14,7 @@
 //! | `dump`        | the state, for the log                                                |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
+//! | `index_store` | indexes on disk                                                       |
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
 //! | `engines`     | the engine processes                                                  |
@@ -29,6 +30,7 @@ mod drain;
 mod dump;
 mod engines;
 mod frames;
+mod index_store;
 mod job;
 mod leases;
 mod listen;
@@ -66,9 +68,10 @@ use catalog::Catalog;
 use client::{Client, ErrorCounts, GrantedArena};
 use drain::Drain;
 use engines::{EngineKey, Engines};
+use index_store::IndexStore;
 use job::Job;
 use opening::PendingOpen;
-use queue::Queue;
+use queue::{Queue, Waiter};
 use reload::{Reload, Reloading};
 use requests::Requests;
 use signals::{Signal, Signals};
@@ -100,6 +103,7 @@ enum Event {
     Writable(PeerKey),
     EngineExited(EngineKey),
     SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
+    IndexLoaded { source: CatalogId, stream: StreamIndex, waiter: Waiter, index: Option<Index> },
     IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
     Reloaded(Result<Box<Settings>, String>),
 }
@@ -125,6 +129,7 @@ struct Broker {
     opens: HashMap<u64, PendingOpen>,
     next_open: u64,
     requests: Requests,
+    index_store: Option<Arc<IndexStore>>,
     queue: Queue<Job>,
     engines: Engines,
     /// Clients of whom a quarantined slot became free.
@@ -194,6 +199,7 @@ impl Broker {
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
+        let index_store = index_store(&settings);
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
@@ -209,6 +215,7 @@ impl Broker {
             catalog: Catalog::default(),
             opens: HashMap::new(),
             next_open: 0,
+            index_store,
             requests: Requests::default(),
             queue: Queue::default(),
             relieved: BTreeSet::new(),
@@ -257,6 +264,9 @@ impl Broker {
             }
             Event::EngineExited(engine) => self.engine_exited(engine),
             Event::SourceChecked { open, checked } => self.source_checked(open, checked),
+            Event::IndexLoaded { source, stream, waiter, index } => {
+                self.index_loaded(source, stream, waiter, index);
+            }
             Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
             Event::Reloaded(read) => self.reloaded(read),
         }
@@ -449,6 +459,11 @@ impl Broker {
         self.dispatch();
         self.settle_drain()
     }
+}
+
+fn index_store(settings: &Settings) -> Option<Arc<IndexStore>> {
+    let folder = settings.cache_dir.as_ref().filter(|_| settings.index_cache_mib > 0)?;
+    Some(Arc::new(IndexStore::new(folder.join("indexes"), settings.index_cache_mib << 20)))
 }
 
 fn daemon_name() -> String {

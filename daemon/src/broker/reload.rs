@@ -88,18 +88,25 @@ struct Changes {
 
 /// Names each field, so that a new one cannot be forgotten.
 fn changes(old: &Settings, new: &Settings) -> Changes {
-    let Settings { socket, socket_mode, is_private, ready_fd, log, drain_seconds, limits } = old;
-    let Limits { engine_count_max, engine_cache_mib, client_memory_mib } = limits;
-    let reloadable = [
-        ("log", *log == new.log),
-        ("drain_seconds", *drain_seconds == new.drain_seconds),
-        ("engine_count_max", *engine_count_max == new.limits.engine_count_max),
-        ("engine_cache_mib", *engine_cache_mib == new.limits.engine_cache_mib),
-        ("client_memory_mib", *client_memory_mib == new.limits.client_memory_mib),
-    ];
+    let Settings {
+        socket,
+        socket_mode,
+        log,
+        drain_seconds,
+        cache_dir,
+        index_cache_mib,
+        is_private,
+        ready_fd,
+        limits,
+    } = old;
+    let mut reloadable =
+        vec![("log", *log == new.log), ("drain_seconds", *drain_seconds == new.drain_seconds)];
+    reloadable.extend(unchanged_limits(limits, &new.limits));
     let fixed = [
         ("socket", *socket == new.socket),
         ("socket_mode", *socket_mode == new.socket_mode),
+        ("cache_dir", *cache_dir == new.cache_dir),
+        ("index_cache_mib", *index_cache_mib == new.index_cache_mib),
         ("private", *is_private == new.is_private),
         ("ready_fd", *ready_fd == new.ready_fd),
     ];
@@ -107,6 +114,38 @@ fn changes(old: &Settings, new: &Settings) -> Changes {
         keys.iter().filter(|(_, is_same)| !is_same).map(|(key, _)| *key).collect()
     };
     Changes { applied: changed(&reloadable), need_restart: changed(&fixed) }
+}
+
+/// Each limit's key, and whether it is what it was.
+fn unchanged_limits(old: &Limits, new: &Limits) -> [(&'static str, bool); 12] {
+    let Limits {
+        engine_count_max,
+        engine_cache_mib,
+        engine_memory_mib,
+        client_memory_mib,
+        user_memory_mib,
+        memory_mib,
+        client_requests_max,
+        user_requests_max,
+        client_sources_max,
+        user_sources_max,
+        client_count_max,
+        user_client_count_max,
+    } = old;
+    [
+        ("engine_count_max", *engine_count_max == new.engine_count_max),
+        ("engine_cache_mib", *engine_cache_mib == new.engine_cache_mib),
+        ("engine_memory_mib", *engine_memory_mib == new.engine_memory_mib),
+        ("client_memory_mib", *client_memory_mib == new.client_memory_mib),
+        ("user_memory_mib", *user_memory_mib == new.user_memory_mib),
+        ("memory_mib", *memory_mib == new.memory_mib),
+        ("client_requests_max", *client_requests_max == new.client_requests_max),
+        ("user_requests_max", *user_requests_max == new.user_requests_max),
+        ("client_sources_max", *client_sources_max == new.client_sources_max),
+        ("user_sources_max", *user_sources_max == new.user_sources_max),
+        ("client_count_max", *client_count_max == new.client_count_max),
+        ("user_client_count_max", *user_client_count_max == new.user_client_count_max),
+    ]
 }
 
 #[cfg(test)]
@@ -117,11 +156,26 @@ mod tests {
         Settings {
             socket: "/run/a.sock".into(),
             socket_mode: 0o660,
-            is_private: false,
-            ready_fd: None,
             log: "info".into(),
             drain_seconds: 10,
-            limits: Limits { engine_count_max: Some(2), engine_cache_mib: 64, client_memory_mib: 128 },
+            cache_dir: None,
+            index_cache_mib: 0,
+            is_private: false,
+            ready_fd: None,
+            limits: Limits {
+                engine_count_max: Some(2),
+                engine_cache_mib: 64,
+                engine_memory_mib: 1024,
+                client_memory_mib: 128,
+                user_memory_mib: None,
+                memory_mib: None,
+                client_requests_max: 64,
+                user_requests_max: 256,
+                client_sources_max: 100,
+                user_sources_max: 200,
+                client_count_max: 10,
+                user_client_count_max: 10,
+            },
         }
     }
 
