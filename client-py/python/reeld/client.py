@@ -76,7 +76,8 @@ def status() -> dict[str, Any]:
 
     Returns:
         Counts, sizes in bytes (``…_bytes``) and times in seconds (``…_seconds``); ``totals`` counts since
-        the daemon's start, ``clients`` and ``engines`` are lists of dicts.
+        the daemon's start, ``clients`` and ``engines`` are lists of dicts, ``errors`` counts error replies by
+        the names of their codes. Names of clients and labels of files are those of this user's own alone.
 
     Raises:
         DaemonUnavailableError: No daemon answers.

@@ -89,6 +89,19 @@ impl Entry {
     }
 }
 
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatalogCounts {
+    /// Files.
+    pub files: usize,
+    /// Files that nobody has open.
+    pub idle: usize,
+    /// Streams that were scanned.
+    pub indexes: usize,
+    /// Bytes of what the scans found.
+    pub index_bytes: u64,
+}
+
 /// All files.
 #[derive(Debug)]
 pub struct Catalog {
@@ -123,6 +136,18 @@ impl Catalog {
     /// Files that are known.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// For the dump of the state.
+    pub fn counts(&self) -> CatalogCounts {
+        let mut counts = CatalogCounts { files: self.entries.len(), ..CatalogCounts::default() };
+        for entry in self.entries.values() {
+            counts.idle += usize::from(entry.handle_count == 0);
+            counts.indexes +=
+                entry.indexes.values().filter(|known| matches!(known, Knowledge::Present(_))).count();
+            counts.index_bytes += entry.index_bytes();
+        }
+        counts
     }
 
     /// One file.

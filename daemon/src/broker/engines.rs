@@ -3,7 +3,7 @@
 //!
 //! What the jobs are about, and what becomes of their results, is not known here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -11,7 +11,8 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reeld_protocol::status::EngineStatus;
+use reeld_protocol::status::{Activity, EngineStatus};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 use super::backoff::Backoff;
 use super::blame::Death;
 use super::helpers::Line;
-use super::job::{Job, User, mix};
+use super::job::{Job, Task, User, mix};
 use super::peer::Peer;
 use super::spawner::{Order, Spawner};
 use super::{Event, PeerKey};
@@ -40,6 +41,12 @@ const SURPLUS_KEPT: Duration = Duration::from_secs(5);
 /// that a warm one is never evicted before its run goes on.
 const PINNED_MAX: usize = 4;
 
+/// How long the daemon waits for its engines when it ends: a killed process is gone within milliseconds.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Users that are remembered for having lost an engine.
+const BEREFT_MAX: usize = 1024;
+
 /// Names an engine process. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EngineKey(pub u64);
@@ -53,7 +60,8 @@ pub struct Running {
     pub job: Job,
     /// True once the engine was asked to stop.
     pub is_cancelled: bool,
-    since: Instant,
+    /// When it was handed out.
+    pub since: Instant,
 }
 
 /// One engine process.
@@ -78,6 +86,7 @@ pub struct Engine {
     farewells: Vec<EngineRequest>,
     started_at: Instant,
     idle_since: Instant,
+    jobs_done: u64,
 }
 
 #[derive(Debug)]
@@ -104,36 +113,53 @@ pub struct Engines {
     events: mpsc::Sender<Event>,
     next_key: u64,
     next_job: u64,
+    /// Users one of whose engines has ended without being told to, until the next one is started.
+    bereft: BTreeSet<User>,
+    restart_count: u64,
 }
 
 impl Engines {
     /// None yet. They log what `log` says; one that says nothing for `silence_max` hangs.
     pub fn new(
         limits: &Limits,
-        log: String,
+        log: &str,
         silence_max: Duration,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Engines> {
         Ok(Engines {
             engines: BTreeMap::new(),
-            engine_count_max: limits.engine_count_max.unwrap_or_else(processor_count),
+            engine_count_max: engine_count_max(limits),
             cache_mib: limits.engine_cache_mib,
             memory_mib: limits.engine_memory_mib,
-            log,
+            log: log.to_owned(),
             silence_max,
             spawner: Spawner::start(events.clone())?,
             backoff: Backoff::default(),
             events,
             next_key: 0,
             next_job: 0,
+            bereft: BTreeSet::new(),
+            restart_count: 0,
         })
     }
 
-    /// Engines that start from now on keep to these.
-    pub fn change_limits(&mut self, limits: &Limits) {
-        self.engine_count_max = limits.engine_count_max.unwrap_or_else(processor_count);
+    /// From now on engines are started by these. Those that run stay as they are; where they are too many, the
+    /// idle ones end in their time.
+    pub fn change_limits(&mut self, limits: &Limits, log: &str) {
+        self.engine_count_max = engine_count_max(limits);
         self.cache_mib = limits.engine_cache_mib;
         self.memory_mib = limits.engine_memory_mib;
+        log.clone_into(&mut self.log);
+    }
+
+    /// Engines that were started in place of one that had ended without being told to.
+    pub fn restart_count(&self) -> u64 {
+        self.restart_count
+    }
+
+    /// All engines.
+    pub fn iter(&self) -> impl Iterator<Item = (EngineKey, &Engine)> {
+        self.engines.iter().map(|(&key, engine)| (key, engine))
     }
 
     /// One engine.
@@ -180,11 +206,6 @@ impl Engines {
     /// True if some engine could take work now.
     pub fn has_idle(&self) -> bool {
         self.engines.values().any(Engine::is_idle)
-    }
-
-    /// All of them, for the audit.
-    pub fn iter(&self) -> impl Iterator<Item = (EngineKey, &Engine)> {
-        self.engines.iter().map(|(&key, engine)| (key, engine))
     }
 
     /// True if another engine may be started for this user: the node's budget has room, or the user has none,
@@ -235,6 +256,9 @@ impl Engines {
             self.backoff.died(user, Duration::ZERO, false, now);
         }
         self.engines.insert(key, ordered?);
+        if self.bereft.remove(&user) {
+            self.restart_count += 1;
+        }
         Ok(())
     }
 
@@ -259,6 +283,7 @@ impl Engines {
             farewells: Vec::new(),
             started_at: now,
             idle_since: now,
+            jobs_done: 0,
         })
     }
 
@@ -311,9 +336,11 @@ impl Engines {
     }
 
     /// The engine said that it is ready.
-    pub fn ready(&mut self, engine: EngineKey, now: Instant) {
-        if let Some(engine) = self.engines.get_mut(&engine) {
+    pub fn ready(&mut self, key: EngineKey, now: Instant) {
+        if let Some(engine) = self.engines.get_mut(&key) {
             self.backoff.became_ready(engine.user);
+            let millis = now.duration_since(engine.started_at).as_millis() as u64;
+            tracing::info!(engine = key.0, pid = engine.pid(), millis, "engine ready");
             engine.is_ready = true;
             engine.idle_since = now;
         }
@@ -327,25 +354,28 @@ impl Engines {
 
     /// Collects an engine whose process has ended, and says how it did. Only after this may the slots be
     /// used again that it was writing into.
-    pub fn reap(&mut self, engine: EngineKey, now: Instant) -> Option<(Engine, Death)> {
-        let mut engine = self.engines.remove(&engine)?;
+    pub fn reap(&mut self, key: EngineKey, now: Instant) -> Option<(Engine, Death)> {
+        let mut engine = self.engines.remove(&key)?;
         let ended = match &mut engine.process {
             // The process has ended, so this returns at once.
             Process::Running(child) => child.wait(),
             Process::Ordered { .. } | Process::Failed => Err(io::Error::other("it was never started")),
         };
-        let pid = engine.pid();
+        let (pid, uid, jobs) = (engine.pid(), engine.user.uid, engine.jobs_done);
         let death = match (ended, engine.offence.take()) {
             (Ok(status), None) => {
-                tracing::info!(pid, %status, "engine ended");
+                tracing::info!(engine = key.0, pid, uid, jobs, %status, "engine ended");
                 Death::of(status)
             }
             (Ok(_), Some(offence)) => Death::Crash(offence),
             (Err(error), _) => {
-                tracing::error!(pid, %error, "engine cannot be reaped");
+                tracing::error!(engine = key.0, pid, uid, %error, "engine cannot be reaped");
                 Death::Crash(error.to_string())
             }
         };
+        if !engine.is_leaving && self.bereft.len() < BEREFT_MAX {
+            self.bereft.insert(engine.user);
+        }
         if !engine.is_leaving || engine.running.is_some() {
             let lived = now.saturating_duration_since(engine.started_at);
             self.backoff.died(engine.user, lived, engine.is_ready, now);
@@ -357,11 +387,6 @@ impl Engines {
     pub fn is_hopeless(&self, user: User) -> bool {
         let has_one = self.engines.values().any(|engine| engine.user == user && engine.is_ready);
         !has_one && self.backoff.is_hopeless(user)
-    }
-
-    /// Ends all of them without waiting for it: one may hang on a file system.
-    pub fn kill_all(&mut self) {
-        self.engines.values_mut().for_each(Engine::kill);
     }
 
     /// Ends engines that have had nothing to do for long, and kills those that hang.
@@ -413,15 +438,18 @@ impl Engines {
         busy_count
     }
 
-    /// For the status report.
-    pub fn status(&self) -> impl Iterator<Item = EngineStatus> {
-        self.engines.values().map(|engine| EngineStatus {
-            pid: engine.pid(),
-            uid: engine.user.uid,
-            is_busy: engine.running.is_some(),
-            session_count: engine.report.session_count,
-            cache_bytes: engine.report.cache_bytes,
-        })
+    /// Ends all engines, at once, and collects them. One that the kernel cannot end in time, because it hangs
+    /// in a file system, is left to the kernel.
+    pub fn end(&mut self) {
+        self.engines.values_mut().for_each(Engine::kill);
+        let deadline = Instant::now() + ENDED_WITHIN;
+        for (key, mut engine) in std::mem::take(&mut self.engines) {
+            if engine.is_ended_by(deadline) {
+                tracing::info!(engine = key.0, pid = engine.pid(), "engine ended");
+            } else {
+                tracing::error!(engine = key.0, pid = engine.pid(), "engine cannot be ended");
+            }
+        }
     }
 }
 
@@ -464,6 +492,7 @@ impl Engine {
         let running = self.running.take_if(|running| running.id == id)?;
         self.idle_since = now;
         let let_go = self.held_arenas();
+        self.jobs_done += 1;
         for farewell in std::mem::take(&mut self.farewells) {
             self.send(&farewell, Vec::new());
         }
@@ -538,6 +567,52 @@ impl Engine {
         self.peer.finish();
     }
 
+    /// What it is doing, and since when.
+    pub fn activity(&self) -> (Activity, Instant) {
+        match &self.running {
+            _ if !self.is_ready => (Activity::Starting, self.started_at),
+            Some(running) => {
+                let activity = match running.job.task {
+                    Task::Probe { .. } => Activity::Probing,
+                    Task::Scan { .. } => Activity::Scanning,
+                    Task::Decode(_) => Activity::Decoding,
+                };
+                (activity, running.since)
+            }
+            None if self.is_leaving => (Activity::Leaving, self.idle_since),
+            None => (Activity::Idle, self.idle_since),
+        }
+    }
+
+    /// For the status report. `label` is what the file at work is called, if the report may say so.
+    pub fn status(&self, label: Option<String>, now: Instant) -> EngineStatus {
+        let (activity, since) = self.activity();
+        EngineStatus {
+            pid: self.pid(),
+            uid: self.user.uid,
+            is_busy: self.running.is_some(),
+            session_count: self.report.session_count,
+            cache_bytes: self.report.cache_bytes,
+            activity,
+            activity_millis: now.duration_since(since).as_millis() as u64,
+            label,
+            jobs_done: self.jobs_done,
+            uptime_seconds: now.duration_since(self.started_at).as_secs(),
+        }
+    }
+
+    /// Waits for the end of a process that was killed. False if that takes too long.
+    fn is_ended_by(&mut self, deadline: Instant) -> bool {
+        let Process::Running(child) = &mut self.process else { return true };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left));
+        }
+        matches!(child.try_wait(), Ok(Some(_)))
+    }
+
     fn farewell(&mut self, request: EngineRequest) {
         if self.running.is_some() {
             self.farewells.push(request);
@@ -545,6 +620,10 @@ impl Engine {
             self.send(&request, Vec::new());
         }
     }
+}
+
+fn engine_count_max(limits: &Limits) -> usize {
+    limits.engine_count_max.unwrap_or_else(processor_count)
 }
 
 /// Processors that this process may use: affinity and the control group's quota are taken into account.

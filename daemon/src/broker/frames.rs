@@ -110,6 +110,10 @@ impl Broker {
             Ok((parts, (layouts, slot_bytes))) => {
                 (request.parts, request.layouts, request.slot_bytes) = (parts, layouts, slot_bytes);
                 self.totals.requests += 1;
+                let (client, request_id, frames) =
+                    (request.client, request.request_id, request.frame_count());
+                let parts = request.parts.len();
+                tracing::debug!(client, request_id, key, parts, frames, slot_bytes, "request planned");
                 self.admit(key);
             }
             Err(error) => {
@@ -180,6 +184,8 @@ impl Broker {
             return self.fail_request(key, reply::internal("a slot in an arena that was not granted"));
         };
         let record = WantedRecord { request: key, client: request.client, lease: slot.lease };
+        let (client, request_id) = (request.client, request.request_id);
+        tracing::debug!(client, request_id, key, lease = slot.lease.0, "request queued");
         for (part, layout) in request.parts.iter().zip(&request.layouts) {
             let Some(user) = self.catalog.get(part.source).map(|entry| entry.user) else {
                 return self.fail_request(key, reply::invalid("the source was closed"));
@@ -246,7 +252,14 @@ impl Broker {
 
     /// Answers a request with an error. What engines still do for it goes to nobody.
     pub(super) fn fail_request(&mut self, key: u64, error: WireError) {
-        let Some(request) = self.requests.remove(key) else { return };
+        let Some(client) = self.refuse_request(key, error) else { return };
+        self.forget_unwanted(client);
+        self.admit_waiting(client);
+    }
+
+    /// The same, where what others wait for is looked after by the caller. Returns the request's client.
+    pub(super) fn refuse_request(&mut self, key: u64, error: WireError) -> Option<u64> {
+        let request = self.requests.remove(key)?;
         self.totals.requests_failed += 1;
         if let Some(client) = self.clients.get_mut(&request.client) {
             client.waiting.retain(|&waiting| waiting != key);
@@ -256,8 +269,7 @@ impl Broker {
             }
             client.fail(request.request_id, error);
         }
-        self.forget_unwanted(request.client);
-        self.admit_waiting(request.client);
+        Some(request.client)
     }
 
     /// An engine has written a picture.

@@ -1,9 +1,8 @@
-//! The listening socket, its lock, and the signals that end the daemon.
+//! The listening socket and its lock.
 //!
 //! What is done with connections is the loop's matter.
 
 use std::fs::{File, OpenOptions};
-use std::future::Future;
 use std::io;
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -16,9 +15,9 @@ use reeld_protocol::message::kind;
 use reeld_protocol::{Outbox, VERSION_MAJOR, VERSION_MINOR};
 use rustix::fs::FlockOperation;
 use rustix::net::SendFlags;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Event, descriptors};
@@ -32,14 +31,23 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 pub struct Listening {
     listener: StdUnixListener,
     file: SocketFile,
+    lock: File,
+}
+
+/// A listening socket whose connections become events. Dropping it ends that and gives the lock back.
+#[derive(Debug)]
+pub struct Accepting {
+    task: JoinHandle<()>,
+    file: Option<SocketFile>,
+    /// Held as long as this process lives: another daemon cannot take the socket from a living one, nor serve
+    /// beside one that is ending.
+    _lock: File,
 }
 
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     inode: u64,
-    /// Held as long as we serve: another daemon cannot take the socket from a living one.
-    _lock: File,
 }
 
 impl Listening {
@@ -59,36 +67,50 @@ impl Listening {
             io::Error::new(error.kind(), format!("cannot listen at {}: {error}", path.display()))
         })?;
         let inode = std::fs::symlink_metadata(path)?.ino();
-        Ok(Listening { listener, file: SocketFile { path: path.to_owned(), inode, _lock: lock } })
+        Ok(Listening { listener, file: SocketFile { path: path.to_owned(), inode }, lock })
     }
 
     /// Makes an event of each connection.
-    pub fn accept(self, events: mpsc::Sender<Event>) -> io::Result<impl Future<Output = ()>> {
+    pub fn accept(self, events: mpsc::Sender<Event>) -> io::Result<Accepting> {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener)?;
-        let file = self.file;
-        let mut spare = spare_descriptor();
-        Ok(async move {
-            // Lives as long as the loop does.
-            let _file = file;
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        if events.send(Event::Connected(stream)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        if descriptors::are_exhausted(&error) {
-                            spare = make_do(&listener, &events, spare).await;
-                        } else {
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
+        let task = tokio::spawn(accept_each(listener, events));
+        Ok(Accepting { task, file: Some(self.file), _lock: self.lock })
+    }
+}
+
+async fn accept_each(listener: UnixListener, events: mpsc::Sender<Event>) {
+    let mut spare = spare_descriptor();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if events.send(Event::Connected(stream)).await.is_err() {
+                    return;
                 }
             }
-        })
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                if descriptors::are_exhausted(&error) {
+                    spare = make_do(&listener, &events, spare).await;
+                } else {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Accepting {
+    /// Accepts no more. The socket's file is gone when this returns; the lock stays.
+    pub fn stop(&mut self) {
+        self.task.abort();
+        self.file = None;
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -172,22 +194,6 @@ fn lock(path: &Path) -> io::Result<File> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Turns SIGTERM and SIGINT into an event. A second one ends the process at once.
-pub fn stop_on_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-    std::thread::Builder::new().name("reeld-signals".into()).spawn(move || {
-        for (count, _signal) in signals.forever().enumerate() {
-            if count > 0 {
-                std::process::exit(1);
-            }
-            if events.blocking_send(Event::Stop).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(())
 }
 
 /// Says on an inherited descriptor that connections are accepted, and closes it.

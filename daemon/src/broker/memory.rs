@@ -365,7 +365,8 @@ mod tests {
     /// A broker with some clients of this process's user. Their other ends are given too, to be kept open.
     async fn broker(limits: &[&str], client_count: u64) -> (Broker, Vec<UnixStream>) {
         let (events, _) = mpsc::channel(16);
-        let mut broker = Broker::new(settings(limits), Vec::new(), events).unwrap();
+        let mut broker =
+            Broker::new(settings(limits), Box::new(|| Err(String::new())), Vec::new(), events).unwrap();
         let mut others = Vec::new();
         for _ in 0..client_count {
             let (ours, theirs) = UnixStream::pair().unwrap();

@@ -8,6 +8,10 @@
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `running`     | handing jobs to engines, and what comes back                          |
 //! | `tending`     | what happens by the clock, and the status report                      |
+//! | `signals`     | what the administrator asks for                                       |
+//! | `drain`       | how the daemon ends                                                   |
+//! | `reload`      | how the configuration is read again                                   |
+//! | `dump`        | the state, for the log                                                |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
 //! | `index_store` | indexes on disk                                                       |
@@ -40,6 +44,8 @@ mod catalog;
 mod client;
 mod death;
 mod descriptors;
+mod drain;
+mod dump;
 mod engines;
 mod frames;
 mod gates;
@@ -57,9 +63,11 @@ mod peer;
 mod plan;
 mod queue;
 mod quotas;
+mod reload;
 mod reply;
 mod requests;
 mod running;
+mod signals;
 mod source_file;
 mod spawner;
 mod switches;
@@ -86,8 +94,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Limits, Settings};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
-use client::{Client, GrantedArena};
+use client::{Client, ErrorCounts, GrantedArena};
 use death::Watch;
+use drain::Drain;
 use engines::{EngineKey, Engines};
 use gates::{Gate, Gates, Turn};
 use helpers::{Done, Helpers, Line};
@@ -98,7 +107,9 @@ use opening::PendingOpen;
 use peer::Remains;
 use queue::{Queue, Waiter};
 use quotas::{Barrier, Quotas};
+use reload::{Reload, Reloading};
 use requests::Requests;
+use signals::{Signal, Signals};
 use switches::Switches;
 use turns::Turns;
 
@@ -145,7 +156,7 @@ enum Event {
         call: u64,
         done: Done,
     },
-    Stop,
+    Reloaded(Result<Box<Settings>, String>),
 }
 
 /// What an event means for the loop.
@@ -195,49 +206,57 @@ struct Broker {
     leavings: Vec<CatalogId>,
     turns: Turns,
     totals: Totals,
+    /// Error replies to clients that are gone.
+    past_errors: ErrorCounts,
+    /// None in tests of parts of the broker.
+    accepting: Option<listen::Accepting>,
+    drain: Option<Drain>,
+    reload: Arc<Reload>,
+    reloading: Reloading,
+    /// Lines of the log that were dropped, as far as the log says so.
+    log_lines_dropped: u64,
     events: mpsc::Sender<Event>,
 }
 
-/// Serves until it is told to stop. `ffmpeg_versions` is what clients are told about the engines.
-pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+/// Serves until it is told to stop. `reload` reads the settings anew; `ffmpeg_versions` is what clients are told
+/// about the engines.
+pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(helpers::THREADS_MAX)
         .thread_name("reeld-helper")
         .build()?;
-    let result = runtime.block_on(run(settings, ffmpeg_versions));
+    let result = runtime.block_on(run(settings, reload, ffmpeg_versions));
     // Nothing is closed here that may be a file on a dead file system, and no helper is waited for that hangs
     // on one: what is left is the kernel's to close when the process ends.
     std::mem::forget(runtime);
     result
 }
 
-async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     descriptors::raise_limit();
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
     let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
-    listen::stop_on_signals(events.clone())?;
-    let accepting = tokio::spawn(listening.accept(events.clone())?);
+    let signals = Signals::start()?;
+    let accepting = listening.accept(events.clone())?;
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
     tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
     // Not dropped, for the reason given in `serve`.
-    let mut broker = ManuallyDrop::new(Broker::new(settings, ffmpeg_versions, events)?);
+    let mut broker = ManuallyDrop::new(Broker::new(settings, reload, ffmpeg_versions, events)?);
+    broker.accepting = Some(accepting);
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
         let flow = tokio::select! {
             event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.turn(|broker| broker.handle(event))),
+            signal = signals.next() => broker.turn(|broker| broker.obey(signal)),
             _ = tick.tick() => broker.turn(Broker::tend),
             () = tokio::time::sleep_until(deadline.into()) => broker.turn(Broker::expire),
         };
         if flow == Flow::Stop {
-            tracing::info!("stopping");
-            broker.engines.kill_all();
-            // The socket's file and lock go with this task: others may serve from here on, whatever hangs.
-            accepting.abort();
-            let _ = accepting.await;
+            broker.end();
             return Ok(());
         }
     }
@@ -246,6 +265,7 @@ async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
 impl Broker {
     fn new(
         settings: Settings,
+        reload: Reload,
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
@@ -255,12 +275,7 @@ impl Broker {
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(
-                &settings.limits,
-                settings.log.clone(),
-                switches.silence_max,
-                events.clone(),
-            )?,
+            engines: Engines::new(&settings.limits, &settings.log, switches.silence_max, events.clone())?,
             quotas: Quotas::new(memory::quota_limits(&settings, node_bytes)),
             node_bytes,
             detached: HashMap::new(),
@@ -290,6 +305,12 @@ impl Broker {
             leavings: Vec::new(),
             turns: Turns::default(),
             totals: Totals::default(),
+            past_errors: ErrorCounts::default(),
+            accepting: None,
+            drain: None,
+            reload: Arc::new(reload),
+            reloading: Reloading::Idle,
+            log_lines_dropped: 0,
             events,
         })
     }
@@ -313,8 +334,8 @@ impl Broker {
             Event::Gone { reason, remains } => {
                 match remains.key {
                     PeerKey::Client(client) => {
-                        if let Some(reason) = reason {
-                            tracing::info!(client, %reason, "connection ended");
+                        if let (Some(reason), Some(client)) = (reason, self.clients.get_mut(&client)) {
+                            client.end_reason.get_or_insert_with(|| reason.to_string());
                         }
                         self.forget_client(client);
                     }
@@ -329,8 +350,7 @@ impl Broker {
                 self.helpers.discard(remains.line, remains);
             }
             Event::Died(client) => {
-                tracing::debug!(client, "the client's process has ended");
-                self.forget_client(client);
+                self.end_client(client, "its process has ended");
             }
             Event::Writable(remains) => {
                 match remains.key {
@@ -355,10 +375,10 @@ impl Broker {
             Event::EngineSpawned(engine, spawned) => self.engine_spawned(engine, spawned),
             Event::EngineExited(engine) => self.engine_exited(engine),
             Event::Helped { line, call, done } => self.helped(line, call, done),
-            Event::Stop => return Flow::Stop,
+            Event::Reloaded(read) => self.reloaded(read),
         }
         self.settle_turn();
-        Flow::GoOn
+        self.settle_drain()
     }
 
     /// Does something as one turn of the loop, and takes its time.
@@ -384,7 +404,30 @@ impl Broker {
         self.give_back_leavings();
     }
 
+    fn obey(&mut self, signal: Signal) -> Flow {
+        match signal {
+            Signal::Stop => self.begin_drain("a signal"),
+            Signal::Reload => self.begin_reload(),
+            Signal::Dump => self.dump(),
+        }
+        self.settle_drain()
+    }
+
+    /// The last thing that is done: what is left goes with the process.
+    fn end(&mut self) {
+        for client in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.end_client(client, "the daemon ends");
+        }
+        self.engines.end();
+        tracing::info!(uptime_seconds = self.started.elapsed().as_secs(), "stopped");
+        // Others may serve from here on, even if a dead file system keeps this process from ending.
+        self.accepting = None;
+    }
+
     fn connect(&mut self, stream: UnixStream) {
+        if self.is_draining() {
+            return;
+        }
         let identity = match peer_identity(&stream) {
             Ok(identity) => identity,
             Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
@@ -417,7 +460,7 @@ impl Broker {
             let watch = Watch::start(best, key, &stream, identity, events.clone());
             (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(gates)), watch)
         });
-        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
+        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "connection accepted");
         self.clients.insert(key, client);
         self.had_clients = true;
         self.totals.clients += 1;
@@ -438,12 +481,11 @@ impl Broker {
     }
 
     /// New limits hold for what is granted from now on, and whoever waits is looked at again.
-    #[allow(dead_code, reason = "reached by reloading alone, which belongs to the signals")]
-    pub(crate) fn apply_limits(&mut self, limits: Limits) {
+    fn apply_limits(&mut self, limits: Limits) {
         self.settings.limits = limits;
         let limits = &self.settings.limits;
         self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
-        self.engines.change_limits(limits);
+        self.engines.change_limits(limits, &self.settings.log);
         for gate in self.gates.values_mut() {
             gate.resize(limits.user_requests_max);
         }
@@ -476,17 +518,20 @@ impl Broker {
             }
             return fds;
         }
-        client.begin_request(turn);
+        client.accept(request_id, kind, turn, Instant::now());
         if frame.are_fds_lost() {
             self.shed_files();
             self.fail(key, request_id, reply::lost_descriptors());
             return fds;
         }
         match Request::decode(kind, &frame.body) {
+            Ok(Some(Request::OpenSource(_) | Request::GetFrames(_))) if self.is_draining() => {
+                self.fail(key, request_id, reply::shutting_down());
+            }
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
             Ok(Some(Request::Status)) => {
-                let status = Reply::Status(Box::new(self.status()));
+                let status = Reply::Status(Box::new(self.status(key)));
                 if let Some(client) = self.clients.get_mut(&key) {
                     client.reply(request_id, &status);
                 }
@@ -505,9 +550,11 @@ impl Broker {
         };
         let (daemon, ffmpeg) = (daemon_name(), self.ffmpeg_versions.join(", "));
         let Some(client) = self.clients.get_mut(&key) else { return };
-        if !client.greet(hello, self.instance, &daemon, &ffmpeg) {
-            self.break_off(key, "another version of the protocol");
+        if !client.greet(&hello, self.instance, &daemon, &ffmpeg) {
+            return self.break_off(key, "another version of the protocol");
         }
+        let (pid, uid) = (client.identity.pid, client.identity.uid);
+        tracing::info!(client = key, pid, uid, name = client.name(), "client connected");
     }
 
     fn client_notice(&mut self, key: u64, notice: Notice) {
@@ -540,8 +587,14 @@ impl Broker {
 
     /// Ends a connection that does not keep to the protocol.
     fn break_off(&mut self, client: u64, reason: &str) {
-        tracing::info!(client, reason, "connection broken off");
-        self.forget_client(client);
+        self.end_client(client, reason);
+    }
+
+    fn end_client(&mut self, key: u64, reason: &str) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.end_reason.get_or_insert_with(|| reason.to_owned());
+        }
+        self.forget_client(key);
     }
 
     fn drop_broken_clients(&mut self) {
@@ -570,7 +623,7 @@ impl Broker {
         let far = now + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
         let of_requests = self.requests.next_deadline().and_then(at);
-        let others = [self.engines.next_start(now), self.starving.next_deadline()];
+        let others = [self.engines.next_start(now), self.starving.next_deadline(), self.drain_deadline()];
         others.into_iter().flatten().chain(of_requests).min().unwrap_or(far)
     }
 
@@ -582,7 +635,7 @@ impl Broker {
         }
         self.refuse_starved(Instant::now());
         self.settle_turn();
-        Flow::GoOn
+        self.settle_drain()
     }
 }
 

@@ -14,7 +14,7 @@ use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata,
 
 use super::blame::{Blame, Death};
 use super::catalog::Knowledge;
-use super::client::OpenedSource;
+use super::client::{OpenedSource, cleaned};
 use super::helpers::{Done, Line, Purpose};
 use super::index_store::{IndexKey, IndexStore};
 use super::job::{Job, Task};
@@ -140,6 +140,16 @@ impl Broker {
         let (source, surplus) =
             self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, Instant::now());
         pending.source = Some(source);
+        let is_first =
+            self.catalog.get(source).is_some_and(|entry| matches!(entry.media, Knowledge::Unknown));
+        tracing::debug!(
+            client = pending.client,
+            request_id = pending.request_id,
+            source = source.0,
+            label = pending.options.label,
+            is_first,
+            "source opened"
+        );
         if let Some(surplus) = surplus {
             self.helpers.discard(line, surplus);
         }
@@ -309,6 +319,8 @@ impl Broker {
                     self.keep_index(source, stream, &index);
                 }
                 if let Some(entry) = self.catalog.get_mut(source) {
+                    let (label, frames) = (&entry.label, index.entries.len());
+                    tracing::debug!(source = source.0, stream = stream.0, label, frames, "scan done");
                     entry.indexes.insert(stream, Knowledge::Present(index));
                 }
                 self.advance_opens_of(source);
@@ -410,8 +422,7 @@ impl Broker {
 
 /// A label for logs and messages: no control characters, and not too long.
 fn printable(label: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
-    label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
+    cleaned(&label.chars().take(LABEL_CHARS_MAX).collect::<String>())
 }
 
 fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {

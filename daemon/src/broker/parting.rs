@@ -67,7 +67,10 @@ impl Broker {
     /// Gives back everything that a client held. The only way in which a client ends.
     pub(super) fn forget_client(&mut self, key: u64) {
         let Some(client) = self.clients.remove(&key) else { return };
-        tracing::debug!(client = key, "client gone");
+        client.log_end(Instant::now());
+        for (code, count) in &client.errors {
+            *self.past_errors.entry(code).or_default() += count;
+        }
         self.stop_starving(key);
         self.quotas.disconnect(client.user);
         self.quotas.close_sources(client.user, client.sources.len() + client.opening_count);

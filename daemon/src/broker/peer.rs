@@ -93,6 +93,11 @@ impl Peer {
         let _ = rustix::net::shutdown(self.stream.as_ref(), rustix::net::Shutdown::Write);
     }
 
+    /// True while nothing waits to be sent.
+    pub fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
     /// The socket can be written to again.
     pub fn writable(&mut self) -> io::Result<()> {
         self.is_waiting = false;

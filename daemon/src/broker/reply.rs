@@ -166,6 +166,15 @@ pub fn deadline() -> WireError {
     WireError::new(ErrorCode::Deadline, "the request's timeout passed before its frames were there")
 }
 
+/// The daemon is ending.
+pub fn shutting_down() -> WireError {
+    WireError {
+        code: ErrorCode::ShuttingDown,
+        is_retryable: true,
+        message: "the daemon is stopping; connect again and repeat the request".into(),
+    }
+}
+
 /// The client cancelled.
 pub fn cancelled() -> WireError {
     WireError::new(ErrorCode::Cancelled, "the request was cancelled")

@@ -1,6 +1,6 @@
 //! Handing jobs to engines, and what comes back: results, turns that are over, crashes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -90,6 +90,7 @@ impl Broker {
 
     fn hand_over(&mut self, key: EngineKey, job: Job) {
         let id = self.engines.next_job();
+        self.log_run(key, id, &job);
         let Some(entry) = self.catalog.get(job.source) else {
             // Its client closed the source with requests in flight.
             return self.fail_pictures(&job, &EngineError::Media("the source was closed".into()));
@@ -115,6 +116,25 @@ impl Broker {
             }
         }
         engine.begin(id, job, &request, Instant::now());
+    }
+
+    /// Which requests an engine works for, for those who follow them through the log.
+    fn log_run(&self, engine: EngineKey, job: JobId, work: &Job) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let (engine, job, source) = (engine.0, job.0, work.source.0);
+        let Task::Decode(decode) = &work.task else {
+            return tracing::debug!(engine, job, source, "engine reads a file's header or index");
+        };
+        let wanted = decode.pictures.iter().filter_map(|(picture, _)| self.requests.wanted(picture.id));
+        let keys: BTreeSet<u64> = wanted.map(|record| record.request).collect();
+        for key in keys {
+            if let Some(request) = self.requests.get(key) {
+                let (client, request_id) = (request.client, request.request_id);
+                tracing::debug!(client, request_id, key, engine, job, source, "request runs");
+            }
+        }
     }
 
     /// Lets pictures join the run of the same stretch that an engine is at. Those that it has passed by come

@@ -3,10 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use reeld_protocol::status::{LISTED_MAX, Status, UserStatus};
+use reeld_protocol::status::{
+    EngineStatus, ErrorCount, LABEL_BYTES_MAX, LISTED_MAX, Status, Totals, UserStatus, shortened,
+};
 
+use super::engines::Engine;
 use super::helpers::Purpose;
+use super::job::User;
 use super::{Broker, Flow, reply};
+use crate::logging;
 
 /// How often things are looked after.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -30,14 +35,24 @@ impl Broker {
         self.drop_silent_clients(now);
         self.drop_idle_arenas(|client| now.duration_since(client.active_at) >= ARENAS_KEPT);
         self.give_up_hanging_calls(now);
+        self.tell_dropped_lines();
         self.settle_turn();
         if self.settings.is_private && self.clients.is_empty() {
             let patience = if self.had_clients { LAST_CLIENT_LINGER } else { FIRST_CLIENT_WITHIN };
             if now.duration_since(self.without_clients_since) >= patience {
-                return Flow::Stop;
+                self.begin_drain("the last client is gone");
             }
         }
-        Flow::GoOn
+        self.settle_drain()
+    }
+
+    fn tell_dropped_lines(&mut self) {
+        let dropped = logging::dropped_count();
+        if dropped > self.log_lines_dropped {
+            tracing::warn!(dropped, "the log was not read in time: lines since the start were dropped");
+            // This line may be lost too; it is not tried again for its own sake.
+            self.log_lines_dropped = logging::dropped_count();
+        }
     }
 
     fn drop_silent_clients(&mut self, now: Instant) {
@@ -64,7 +79,9 @@ impl Broker {
         }
     }
 
-    pub(super) fn status(&self) -> Status {
+    /// The report for a client: totals of everyone, names and labels of its own user alone.
+    pub(super) fn status(&self, asker: u64) -> Status {
+        let (now, user) = (Instant::now(), self.clients.get(&asker).map(|client| client.user));
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ffmpeg_versions: self.ffmpeg_versions.clone(),
@@ -74,15 +91,20 @@ impl Broker {
             source_count: self.catalog.len() as u64,
             queued_run_count: self.queue.len() as u64,
             request_count: self.requests.len() as u64,
-            totals: self.totals,
-            clients: self.clients.values().take(LISTED_MAX).map(super::client::Client::status).collect(),
-            engines: self.engines.status().take(LISTED_MAX).collect(),
             stuck_helper_count: self.helpers.abandoned_count() as u64,
             slow_turn_count: self.turns.slow_count,
             longest_turn_micros: self.turns.longest.as_micros() as u64,
             users: self.users().take(LISTED_MAX).collect(),
             memory_bytes_max: self.quotas.limits().memory_bytes,
             detached_bytes: self.quotas.total().detached_bytes,
+            totals: Totals { engine_restarts: self.engines.restart_count(), ..self.totals },
+            clients: self.clients.values().take(LISTED_MAX).map(|client| client.status(user, now)).collect(),
+            engines: self.engine_statuses(user, now),
+            is_draining: self.is_draining(),
+            queued_pixels: self.queue.iter().map(super::job::Job::cost_pixels).sum(),
+            cache_bytes: self.engines.iter().map(|(_, engine)| engine.report.cache_bytes).sum(),
+            errors: self.errors(),
+            log_lines_dropped: logging::dropped_count(),
             ..Status::default()
         };
         for client in self.clients.values() {
@@ -106,5 +128,24 @@ impl Broker {
             detached_bytes: account.detached_bytes,
             memory_bytes_max: self.quotas.limits().user_memory_bytes,
         })
+    }
+
+    /// Error replies since the start, by the names of their codes.
+    fn errors(&self) -> Vec<ErrorCount> {
+        let mut errors = self.past_errors.clone();
+        for (code, count) in self.clients.values().flat_map(|client| &client.errors) {
+            *errors.entry(code).or_default() += count;
+        }
+        errors.into_iter().map(|(code, count)| ErrorCount { code: code.to_owned(), count }).collect()
+    }
+
+    fn engine_statuses(&self, asker: Option<User>, now: Instant) -> Vec<EngineStatus> {
+        let label = |engine: &Engine| {
+            let running = engine.running.as_ref().filter(|_| asker == Some(engine.user))?;
+            let entry = self.catalog.get(running.job.source)?;
+            Some(shortened(&entry.label, LABEL_BYTES_MAX))
+        };
+        let listed = self.engines.iter().take(LISTED_MAX);
+        listed.map(|(_, engine)| engine.status(label(engine), now)).collect()
     }
 }
