@@ -6,9 +6,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use reeld_client::Client;
 use reeld_client::status::Status;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::waiting::eventually;
@@ -50,6 +52,12 @@ impl Daemon {
         Client::builder().socket(self.socket()).name("test").connect().expect("the daemon answers")
     }
 
+    /// A new connection that looks so long for a daemon that went away.
+    pub fn client_for(&self, reconnect_for: Duration) -> Client {
+        let builder = Client::builder().socket(self.socket()).name("test").reconnect_for(reconnect_for);
+        builder.connect().expect("the daemon answers")
+    }
+
     /// What it says of itself, over a connection that is closed after it.
     pub fn status(&self) -> Status {
         self.client().status().expect("a status")
@@ -71,6 +79,27 @@ impl Daemon {
     /// Ends it as a crash would, and waits until it is gone.
     pub fn kill(&mut self) {
         self.child.kill().expect("the daemon can be killed");
+        self.child.wait().expect("the daemon can be waited for");
+    }
+
+    /// Lets it hang until [`Daemon::thaw`].
+    pub fn freeze(&self) {
+        self.send(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.send(Signal::CONT);
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the daemon can be sent a signal");
+    }
+
+    /// Ends it as a service manager would, and waits until it is gone.
+    pub fn stop(&mut self) {
+        self.send(Signal::TERM);
         self.child.wait().expect("the daemon can be waited for");
     }
 

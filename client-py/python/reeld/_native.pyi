@@ -1,7 +1,7 @@
 """The native module: the Rust client as Python sees it. Not for callers of this package.
 
-Blocking methods release the GIL and look for Ctrl-C every 50 ms, also while the daemon is away. They raise the
-classes of ``reeld.errors``.
+Blocking methods release the GIL and look for Ctrl-C every 50 ms, also while the daemon is away. They raise
+the classes of ``reeld.errors``.
 """
 
 from collections.abc import Sequence
