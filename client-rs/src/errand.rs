@@ -146,10 +146,11 @@ impl Errand {
                 sent.map(Some)
             });
             match result {
-                Ok(Some(sent)) => self.go_on(Stage::Sent(sent)),
+                // Not looked at again: if that is lost too, another thread may be sending it by now.
+                Ok(Some(sent)) => return self.go_on(Stage::Sent(sent)),
                 Ok(None) => {}
                 // Where the time is over, that is what is said.
-                Err(error) if self.is_queued() => self.go_on(Stage::Failed(error)),
+                Err(error) if self.is_queued() => return self.go_on(Stage::Failed(error)),
                 Err(_) => return,
             }
         }

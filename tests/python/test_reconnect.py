@@ -1,4 +1,4 @@
-"""A daemon that goes away: calls wait for the next one and ask again, and raise where none is there in time."""
+"""A daemon that goes away: calls wait for the next one and ask again, and raise where none comes in time."""
 
 from __future__ import annotations
 
@@ -194,6 +194,17 @@ print(decoder.get_frame_at(0).pts_seconds, flush=True)
 """
 
 
+def start_caller(call: str, service: Service, media: Path) -> subprocess.Popen[str]:
+    """A process that makes this call when it is told to, and goes on after an interrupt."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WAIT_AND_GO_ON.format(call=call), str(service.socket), str(media / CLIP)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -204,10 +215,7 @@ print(decoder.get_frame_at(0).pts_seconds, flush=True)
     ],
 )
 def test_ctrl_c_ends_a_call_that_waits_for_a_daemon(media: Path, service: Service, call: str) -> None:
-    arguments = [str(service.socket), str(media / CLIP)]
-    command = [sys.executable, "-c", WAIT_AND_GO_ON.format(call=call), *arguments]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as child:
+    with start_caller(call, service, media) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "open\n"
@@ -225,11 +233,8 @@ def test_ctrl_c_ends_a_call_that_waits_for_a_daemon(media: Path, service: Servic
 def test_ctrl_c_ends_a_submission_to_a_daemon_that_hangs(media: Path, service: Service) -> None:
     # So many that the socket takes no more, and the next one waits for room.
     flood = "[reeld.submit([reeld.Clip(decoder, indices=list(range(50)) * 80)]) for _ in range(10**6)]"
-    arguments = [str(service.socket), str(media / CLIP)]
-    command = [sys.executable, "-c", WAIT_AND_GO_ON.format(call=flood), *arguments]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     pid = service.status()["pid"]
-    with subprocess.Popen(command, text=True, **pipes) as child:
+    with start_caller(flood, service, media) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "open\n"
