@@ -340,11 +340,8 @@ fn eight_processes_go_on_over_five_restarts() {
     }
     for round in 0..5 {
         workers.iter_mut().for_each(|worker| worker.tell("go"));
-        if round % 2 == 0 {
-            daemon.kill()
-        } else {
-            daemon.stop()
-        }
+        let end = if round % 2 == 0 { Daemon::kill } else { Daemon::stop };
+        end(&mut daemon);
         daemon.start_again();
         for worker in &mut workers {
             assert_eq!(worker.line(), "right");
