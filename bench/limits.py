@@ -225,8 +225,9 @@ def interrupt(client: Client) -> float:
 def interrupts(slow: Path, count: int) -> Iterator[dict[str, Any]]:
     """From Ctrl-C to KeyboardInterrupt, in three kinds of wait."""
     times_ms = []
-    with OwnDaemon("--engine-cache-mib", "0"):
-        for _ in range(count):
+    for _ in range(count):
+        # A new one each time: it would go on where it was interrupted, and soon be at the end.
+        with OwnDaemon("--engine-cache-mib", "0"):
             client = Client(WAIT, slow)
             assert client.line() == "ready"
             client.tell("go")
