@@ -21,7 +21,7 @@ use crate::socket::Socket;
 
 /// How long a daemon may take to answer Hello. A healthy one takes microseconds; one that has just been
 /// started on a busy machine may take seconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a daemon at one path answers.
 pub(crate) enum Dialled {
@@ -31,11 +31,15 @@ pub(crate) enum Dialled {
     NobodyThere(String),
     /// Somebody may be there, but this process may not connect.
     NotPermitted,
+    /// Somebody listens who does not answer. The text says how.
+    Silent(String),
 }
 
-/// Connects and shakes hands.
-pub(crate) fn dial(path: &Path, name: &str) -> Result<Dialled, Error> {
-    let stream = match reeld_protocol::socket::connect(path) {
+/// Connects and shakes hands. Waits at most that long for the answer, and never longer than
+/// [`ANSWER_TIMEOUT`].
+pub(crate) fn dial(path: &Path, name: &str, patience: Duration) -> Result<Dialled, Error> {
+    let patience = patience.min(ANSWER_TIMEOUT);
+    let stream = match reeld_protocol::socket::connect(path, patience) {
         Ok(stream) => stream,
         Err(error) => {
             return match error.kind() {
@@ -44,11 +48,14 @@ pub(crate) fn dial(path: &Path, name: &str) -> Result<Dialled, Error> {
                     Ok(Dialled::NobodyThere("nobody listens".into()))
                 }
                 io::ErrorKind::PermissionDenied => Ok(Dialled::NotPermitted),
+                io::ErrorKind::WouldBlock => {
+                    Ok(Dialled::Silent("it does not take further connections at this moment".into()))
+                }
                 _ => Err(Error::unavailable(format!("cannot connect to {}: {error}", path.display()))),
             };
         }
     };
-    match shake_hands(stream, name) {
+    match shake_hands(stream, name, patience) {
         Ok(link) => Ok(Dialled::Connected(link)),
         Err(Failure::WentAway) => Ok(Dialled::NobodyThere("the daemon there is stopping".into())),
         Err(Failure::Refused(refusal)) => {
@@ -59,6 +66,9 @@ pub(crate) fn dial(path: &Path, name: &str) -> Result<Dialled, Error> {
                 _ => Error::unavailable(reason),
             })
         }
+        Err(Failure::Silent) => {
+            Ok(Dialled::Silent(format!("no greeting within {} s", patience.as_secs_f64())))
+        }
         Err(Failure::Io(error)) => {
             Err(Error::unavailable(format!("the daemon at {} does not answer: {error}", path.display())))
         }
@@ -68,6 +78,7 @@ pub(crate) fn dial(path: &Path, name: &str) -> Result<Dialled, Error> {
 
 enum Failure {
     WentAway,
+    Silent,
     Refused(Refusal),
     Io(io::Error),
     Broken(String),
@@ -79,7 +90,7 @@ impl From<FrameError> for Failure {
     }
 }
 
-fn shake_hands(stream: UnixStream, name: &str) -> Result<Arc<Link>, Failure> {
+fn shake_hands(stream: UnixStream, name: &str, patience: Duration) -> Result<Arc<Link>, Failure> {
     let hello = Hello {
         major: VERSION_MAJOR,
         minor_min: 0,
@@ -97,7 +108,7 @@ fn shake_hands(stream: UnixStream, name: &str) -> Result<Arc<Link>, Failure> {
         Err(error) => return Err(Failure::Io(error)),
     }
     let mut reader = FrameReader::new();
-    let answer = await_answer(&socket, &mut reader)?;
+    let answer = await_answer(&socket, &mut reader, patience)?;
     match answer.header.kind {
         kind::WELCOME => {
             let welcome = Welcome::from_bytes(&answer.body)?;
@@ -111,8 +122,8 @@ fn shake_hands(stream: UnixStream, name: &str) -> Result<Arc<Link>, Failure> {
     }
 }
 
-fn await_answer(socket: &Socket, reader: &mut FrameReader) -> Result<Frame, Failure> {
-    let deadline = Instant::now() + ANSWER_TIMEOUT;
+fn await_answer(socket: &Socket, reader: &mut FrameReader, patience: Duration) -> Result<Frame, Failure> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(frame) = reader.next_frame()? {
             return Ok(frame);
@@ -123,7 +134,7 @@ fn await_answer(socket: &Socket, reader: &mut FrameReader) -> Result<Frame, Fail
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
                     if Instant::now() > deadline {
-                        return Err(Failure::Io(io::ErrorKind::TimedOut.into()));
+                        return Err(Failure::Silent);
                     }
                 }
                 io::ErrorKind::ConnectionReset => return Err(Failure::WentAway),

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use reeld_client::Client;
 use reeld_client::status::Status;
@@ -80,6 +81,12 @@ impl Daemon {
         Client::builder().socket(self.socket()).name("test").connect().expect("the daemon answers")
     }
 
+    /// A new connection that looks so long for a daemon that went away.
+    pub fn client_for(&self, reconnect_for: Duration) -> Client {
+        let builder = Client::builder().socket(self.socket()).name("test").reconnect_for(reconnect_for);
+        builder.connect().expect("the daemon answers")
+    }
+
     /// What it says of itself, over a connection that is closed after it.
     pub fn status(&self) -> Status {
         self.client().status().expect("a status")
@@ -101,6 +108,22 @@ impl Daemon {
     /// Ends it as a crash would, and waits until it is gone.
     pub fn kill(&mut self) {
         self.child.kill().expect("the daemon can be killed");
+        self.child.wait().expect("the daemon can be waited for");
+    }
+
+    /// Lets it hang until [`Daemon::thaw`].
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Ends it as a service manager would, and waits until it is gone.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
         self.child.wait().expect("the daemon can be waited for");
     }
 

@@ -27,6 +27,11 @@ fn main() {
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
         ["shared", video] => shared(video),
+        ["rounds", socket, video, reference, seed] => {
+            rounds(&client(socket), video, reference, number(seed));
+        }
+        ["orphan", socket, video, reference] => orphan(&client(socket), video, reference),
+        ["stay"] => stay(),
         _ => panic!("no such task: {arguments:?}"),
     }
 }
@@ -95,6 +100,59 @@ fn shared(video: &str) {
     assert_eq!(video.frame_at(0).expect("a frame").frame_count(), 1);
     println!("{}", video.client().status().expect("a status").pid);
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// For each line of standard input some frames, all of them checked, some of them held for the next rounds.
+fn rounds(client: &Client, video: &str, reference: &str, seed: u64) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let video = open(client, video);
+    let mut random = Random::new(seed);
+    let mut held: Vec<(Frames, i64)> = Vec::new();
+    println!("open");
+    for line in std::io::stdin().lines() {
+        line.expect("a line");
+        for _ in 0..100 {
+            let index = random.below(reference.frame_count() as u64) as i64;
+            let frames = video.frame_at(index).expect("a frame");
+            check(&frames, &reference, &[index]);
+            held.push((frames, index));
+            held.drain(..held.len().saturating_sub(6));
+        }
+        for (frames, index) in &held {
+            check(frames, &reference, &[*index]);
+        }
+        println!("right");
+    }
+}
+
+/// Leaves a child behind that holds what this process has leased, and looks at it when standard input ends.
+fn orphan(client: &Client, video: &str, reference: &str) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let video = open(client, video);
+    let held: Vec<_> = (0..20).map(|index| video.frame_at(index).expect("a frame")).collect();
+    let child = start_child(|| {
+        println!("forked");
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        for (index, frames) in held.iter().enumerate() {
+            check(frames, &reference, &[index as i64]);
+        }
+        println!("right");
+    });
+    await_child(child);
+}
+
+/// Finds a daemon by itself, and asks it again for each line of standard input.
+fn stay() {
+    let builder = Client::builder().reconnect_for(std::time::Duration::from_millis(200));
+    let client = builder.connect().expect("a daemon");
+    println!("{}", client.status().expect("a status").pid);
+    for line in std::io::stdin().lines() {
+        line.expect("a line");
+        match client.status() {
+            Ok(status) => println!("{}", status.pid),
+            Err(error) => println!("{}", error.name()),
+        }
+    }
 }
 
 /// Runs `child` in a forked process and waits for its success.
