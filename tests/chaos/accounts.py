@@ -118,7 +118,9 @@ def _check_descriptors(daemon: Daemon, fresh: Counter[str]) -> None:
     )
     # Files that nobody has open are kept for a minute, each once.
     kinds = descriptors_of(daemon.popen.pid)
-    files = {kind: count for kind, count in kinds.items() if kind.startswith("/") and kind not in ("/dev/null",)}
+    files = {
+        kind: count for kind, count in kinds.items() if kind.startswith("/") and kind not in ("/dev/null",)
+    }
     twice = {kind: count for kind, count in files.items() if count > 1 and Path(kind) != daemon.log}
     _require(not twice, f"files that the daemon has open more than once: {twice}")
 

@@ -183,7 +183,13 @@ class Chaos:
 
     def spawn_rust(self, seed: int, stopped: int, say: int, log: Path) -> int:
         """A client in Rust. It cannot read clips of another type than it knows."""
-        command = ["setpriv", "--pdeathsig", "KILL", str(BINARIES / "reeld-chaos-worker"), str(self.daemon.socket)]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            str(BINARIES / "reeld-chaos-worker"),
+            str(self.daemon.socket),
+        ]
         command.append(str(seed))
         for clip in self.clips:
             if clip.dtype == "uint8":
@@ -290,7 +296,9 @@ class Chaos:
     def look_after_orphans(self) -> None:
         """Collects children of clients that were killed: this process is their parent then."""
         for pid in children_of(os.getpid()) if self.orphans or self.is_ending else []:
-            is_ours = pid == self.daemon.popen.pid or any(pid == member.pid for member in self.clients.values())
+            is_ours = pid == self.daemon.popen.pid or any(
+                pid == member.pid for member in self.clients.values()
+            )
             if not is_ours and state_of(pid) == "Z":
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)

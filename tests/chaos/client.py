@@ -46,7 +46,9 @@ class Kept:
         """Raises if they are not what they were."""
         expected = self.clip.pixels[self.indices]
         if self.array.shape != expected.shape:
-            raise WrongFrameError(f"{self.clip.name} {self.indices}: {self.array.shape}, not {expected.shape}")
+            raise WrongFrameError(
+                f"{self.clip.name} {self.indices}: {self.array.shape}, not {expected.shape}"
+            )
         if not np.array_equal(self.array, expected):
             wrong = [
                 index
@@ -71,7 +73,9 @@ class Channel:
         """One line; the driver must know which process it is from."""
         text = json.dumps({"pid": os.getpid(), **words})
         if len(text) > 4000:
-            text = json.dumps({"pid": os.getpid(), **{key: str(value)[-3000:] for key, value in words.items()}})
+            text = json.dumps(
+                {"pid": os.getpid(), **{key: str(value)[-3000:] for key, value in words.items()}}
+            )
         os.write(self._fd, text.encode() + b"\n")
 
 
@@ -106,7 +110,7 @@ class Client:
             (3, self.use_threads),
             (8, self.fork),
             (1, self.connect_anew),
-            (2 if keeps_many else 0, self.keep_many),
+            (4 if keeps_many else 0, self.keep_many),
         ]
 
     def run(self, *, until: Callable[[], bool]) -> None:
@@ -169,7 +173,9 @@ class Client:
         times = [(clip.pts_seconds[index], clip.duration_seconds[index]) for index in indices]
         told = list(
             zip(
-                np.asarray(batch.pts_seconds).tolist(), np.asarray(batch.duration_seconds).tolist(), strict=True
+                np.asarray(batch.pts_seconds).tolist(),
+                np.asarray(batch.duration_seconds).tolist(),
+                strict=True,
             )
         )
         if told != times:
@@ -204,7 +210,9 @@ class Client:
             return
         array = np.asarray(frame.data)
         array = np.moveaxis(array, 0, -1) if channels_first else array
-        self.accept(clip, [index], _Batch(array[np.newaxis], [frame.pts_seconds], [frame.duration_seconds]), False)
+        self.accept(
+            clip, [index], _Batch(array[np.newaxis], [frame.pts_seconds], [frame.duration_seconds]), False
+        )
 
     def read_batch(self) -> None:
         """Frames by a list of indices."""
@@ -269,7 +277,9 @@ class Client:
         pending = [self.submit_one() for _ in range(self.random.randrange(1, 5))]
         if self.random.random() < 0.2:
             slow = self.decoder_class(MEDIA / SLOW)
-            pending.append((self.reeld.submit([self.reeld.Clip(slow, indices=[self.random.randrange(60)])]), None))
+            pending.append(
+                (self.reeld.submit([self.reeld.Clip(slow, indices=[self.random.randrange(60)])]), None)
+            )
         for frames, wanted in pending:
             way = self.random.randrange(3)
             if way == 0 or wanted is None:

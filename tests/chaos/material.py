@@ -76,9 +76,7 @@ def _load(folder: Path, name: str, dtype: str) -> Clip:
     reference = folder / f"{name}.{dtype}"
     facts = json.loads(reference.with_suffix(f".{dtype}.json").read_text())
     pixels = np.memmap(reference, dtype=dtype, mode="r", shape=tuple(facts["shape"]))
-    return Clip(
-        name, dtype, MEDIA / name, reference, pixels, facts["pts_seconds"], facts["duration_seconds"]
-    )
+    return Clip(name, dtype, MEDIA / name, reference, pixels, facts["pts_seconds"], facts["duration_seconds"])
 
 
 def _write_references(folder: Path) -> None:
@@ -87,7 +85,9 @@ def _write_references(folder: Path) -> None:
 
     for name, dtype in CLIPS:
         decoder = VideoDecoder(
-            MEDIA / name, dimension_order="NHWC", output_dtype=torch.float32 if dtype == "float32" else torch.uint8
+            MEDIA / name,
+            dimension_order="NHWC",
+            output_dtype=torch.float32 if dtype == "float32" else torch.uint8,
         )
         batch = decoder.get_frames_at(range(len(decoder)))  # pyright: ignore[reportArgumentType] # takes ranges
         reference = folder / f"{name}.{dtype}"

@@ -78,7 +78,15 @@ class Daemon:
     def start(self) -> None:
         """Starts a daemon and waits until it says that it serves."""
         ready, say_ready = os.pipe()
-        command = ["setpriv", "--pdeathsig", "KILL", str(BINARIES / "reeld"), "serve", "--socket", str(self.socket)]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            str(BINARIES / "reeld"),
+            "serve",
+            "--socket",
+            str(self.socket),
+        ]
         command += ["--ready-fd", str(say_ready), *self._options]
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
@@ -109,7 +117,9 @@ class Daemon:
         """What `reelctl status --json` says."""
         environment = {**os.environ, "REELD_SOCKET": str(self.socket), "REELD_NO_AUTOSTART": "1"}
         command = [str(BINARIES / "reelctl"), "status", "--json"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SOON_SECONDS)
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SOON_SECONDS
+        )
         if result.returncode != 0:
             raise ChaosError(f"reelctl status: {result.stderr}")
         return json.loads(result.stdout)

@@ -112,9 +112,7 @@ impl Reader {
             Ok(frames) => say(json!({ "did": name, "frames": frames, "bytes": 0, "error": null })),
             Err(failure) => match failure.downcast_ref::<Error>() {
                 Some(Error::DaemonUnavailable { .. }) if !IS_UNAVAILABLE_A_FAILURE => {
-                    say(
-                        json!({ "did": name, "frames": 0, "bytes": 0, "error": "DaemonUnavailableError" }),
-                    );
+                    say(json!({ "did": name, "frames": 0, "bytes": 0, "error": "DaemonUnavailableError" }));
                     std::thread::sleep(RETRY);
                 }
                 Some(Error::DecoderCrashed(_)) => {
