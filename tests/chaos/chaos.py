@@ -61,7 +61,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ClientProcess:
-    """A client as the driver sees it: its process, its pipe, its children and when it last ended an action."""
+    """A client as the driver sees it: its process, its pipe, its children, when it last ended an action."""
 
     def __init__(self, number: int, pid: int, channel: int, stop: int) -> None:
         """`channel` is read, `stop` is closed to end it."""
@@ -441,8 +441,9 @@ class Chaos:
         """One line that is written over, on a terminal only."""
         if sys.stderr.isatty():
             seconds = time.monotonic() - begin
-            words = f"{seconds:5.0f} s  {self.counts['frames']} frames checked  {sum(self.kills.values())} attacks"
-            print(f"\r{words}", end="", file=sys.stderr, flush=True)
+            frames, attacks = self.counts["frames"], sum(self.kills.values())
+            words = f"\r{seconds:5.0f} s  {frames} frames checked  {attacks} attacks"
+            print(words, end="", file=sys.stderr, flush=True)
 
     def report_failure(self, failure: ChaosError) -> None:
         """What was wrong, what had been done, and the ends of the logs."""
@@ -493,7 +494,7 @@ def print_table(figures: dict[str, Any]) -> None:
 
 def main() -> int:
     """Reads the command line, and runs once."""
-    parser = argparse.ArgumentParser(prog="script/chaos", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="script/chaos", description=str(__doc__).splitlines()[0])
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seed", type=int, default=None, help="repeats a run as far as timing allows")
     parser.add_argument("--clients", type=int, default=8)

@@ -163,7 +163,7 @@ class Client:
         far = [self.random.randrange(len(clip)) for _ in range(self.random.randrange(most - 3))]
         return [first, *near, *far]
 
-    def accept(self, clip: Clip, indices: list[int], batch: Any, channels_first: bool) -> None:
+    def accept(self, clip: Clip, indices: list[int], batch: _Batch, channels_first: bool) -> None:
         """Checks a batch, counts it and may keep it."""
         array = np.asarray(batch.data)
         if channels_first:
@@ -274,7 +274,7 @@ class Client:
 
     def submit_and_give_up(self) -> None:
         """Requests that are cancelled, dropped, or waited for too short a time."""
-        pending = [self.submit_one() for _ in range(self.random.randrange(1, 5))]
+        pending: list[tuple[Any, Any]] = [self.submit_one() for _ in range(self.random.randrange(1, 5))]
         if self.random.random() < 0.2:
             slow = self.decoder_class(MEDIA / SLOW)
             pending.append(
@@ -431,9 +431,9 @@ class Client:
 
 @dataclass
 class _Batch:
-    """A single frame in the form of a batch."""
+    """What is looked at of a `FrameBatch`, for single frames too."""
 
-    data: np.ndarray[Any, Any]
+    data: Any
     pts_seconds: Sequence[float]
     duration_seconds: Sequence[float]
 

@@ -126,7 +126,7 @@ class Daemon:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the name: state, parent, ... Empty where there is no such process."""
+    """The fields of /proc/PID/stat behind the name: state, parent, …; empty where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
