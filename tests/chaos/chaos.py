@@ -42,8 +42,11 @@ ATTACK_SECONDS = (0.05, 0.7)
 STOPPED_SECONDS = (0.1, 2.5)
 # The last daemon is left alone for this share of the time, so that it has something to account for.
 LAST_DAEMON_SHARE = 0.25
-# A quarter of what one of the clients keeps now and then, and few engines, so that they are shared.
-DAEMON_OPTIONS = ["--client-memory-mib", "32", "--engine-count-max", "3"]
+# What the daemons of one run are told: from too little memory to more than enough, from one engine to more
+# than there are processors, and with or without a picture cache.
+CLIENT_MEMORY_MIB = [8, 32, 256]
+ENGINE_COUNTS = [1, 2, 3, 4]
+ENGINE_CACHE_MIB = [0, 4, 256]
 # Requests that one kill of an engine may end: those of a run that lost two engines in a row.
 CRASHES_PER_KILL = 8
 ATTACKS = {
@@ -101,16 +104,20 @@ class Chaos:
         self.recent: list[str] = []
         self.is_ending = False
         self.clips = material.make(folder)
+        self.daemon_options = ["--client-memory-mib", str(self.random.choice(CLIENT_MEMORY_MIB))]
+        self.daemon_options += ["--engine-count-max", str(self.random.choice(ENGINE_COUNTS))]
+        self.daemon_options += ["--engine-cache-mib", str(self.random.choice(ENGINE_CACHE_MIB))]
+        print("reeld serve", *self.daemon_options, flush=True)
         self.fresh = self.descriptors_of_a_fresh_daemon()
         (folder / "socket").mkdir()
-        self.daemon = Daemon(folder / "socket", self.daemon_log, *DAEMON_OPTIONS)
+        self.daemon = Daemon(folder / "socket", self.daemon_log, *self.daemon_options)
         os.environ["REELD_SOCKET"] = str(self.daemon.socket)
         os.environ["REELD_NO_AUTOSTART"] = "1"
 
     def descriptors_of_a_fresh_daemon(self) -> Counter[str]:
         """What a daemon has open that has served one client and rests."""
         (self.folder / "fresh").mkdir()
-        daemon = Daemon(self.folder / "fresh", self.folder / "fresh.log", *DAEMON_OPTIONS)
+        daemon = Daemon(self.folder / "fresh", self.folder / "fresh.log", *self.daemon_options)
         environment = {**os.environ, "REELD_SOCKET": str(daemon.socket), "REELD_NO_AUTOSTART": "1"}
         code = "import sys, reeld.decoders; reeld.decoders.VideoDecoder(sys.argv[1])[0]"
         subprocess.run([sys.executable, "-c", code, self.clips[0].path], env=environment, check=True)
