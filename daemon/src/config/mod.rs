@@ -2,6 +2,7 @@
 //!
 //! Limits that nobody needs to change are constants where they are used.
 
+mod cache_dir;
 mod limits;
 
 use std::path::PathBuf;
@@ -42,6 +43,12 @@ pub struct ServeOptions {
     /// Write a line to this open file descriptor once connections are accepted.
     #[arg(long, value_name = "FD")]
     pub ready_fd: Option<i32>,
+    /// Where indexes of files are kept between two daemons.
+    #[arg(long, env = "REELD_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Indexes on disk, in MiB; 0 keeps none.
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub index_cache_mib: u64,
     /// Decoding processes, all users together; by default one for each processor that may be used.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub engine_count_max: Option<u16>,
@@ -61,6 +68,8 @@ impl ServeOptions {
             socket_mode: self.socket_mode,
             is_private: self.private,
             ready_fd: self.ready_fd,
+            cache_dir: self.cache_dir.or_else(|| cache_dir::default(self.private)),
+            index_cache_mib: self.index_cache_mib,
             limits: Limits {
                 engine_count_max: self.engine_count_max.map(usize::from),
                 client_memory_mib: self.client_memory_mib,
@@ -81,6 +90,10 @@ pub struct Settings {
     pub is_private: bool,
     /// Where to say that connections are accepted.
     pub ready_fd: Option<i32>,
+    /// Where indexes of files are kept between two daemons; none: nowhere.
+    pub cache_dir: Option<PathBuf>,
+    /// Indexes on disk, in MiB; 0 keeps none.
+    pub index_cache_mib: u64,
     /// What may be used up. Can change while the daemon runs.
     pub limits: Limits,
 }
