@@ -87,7 +87,7 @@ class Chaos:
     """One run."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        """Makes what clients read, and starts the daemon and them."""
+        """Makes what clients read, and starts the daemon."""
         self.options = options
         self.random = random.Random(options.seed)
         self.folder = folder
@@ -107,6 +107,9 @@ class Chaos:
         self.daemon_options = ["--client-memory-mib", str(self.random.choice(CLIENT_MEMORY_MIB))]
         self.daemon_options += ["--engine-count-max", str(self.random.choice(ENGINE_COUNTS))]
         self.daemon_options += ["--engine-cache-mib", str(self.random.choice(ENGINE_CACHE_MIB))]
+        if self.random.random() < 0.5:
+            # Indexes that a daemon leaves behind, finished or not, are read by the next.
+            self.daemon_options += ["--cache-dir", str(folder / "cache")]
         print("reeld serve", *self.daemon_options, flush=True)
         self.fresh = self.descriptors_of_a_fresh_daemon()
         (folder / "socket").mkdir()
@@ -516,7 +519,11 @@ def main() -> int:
     import torch  # noqa: F401
 
     with tempfile.TemporaryDirectory(prefix="reeld-chaos-") as folder:
-        chaos = Chaos(options, Path(folder))
+        try:
+            chaos = Chaos(options, Path(folder))
+        except ChaosError as failure:
+            print(f"FAILED before it began: {failure}", file=sys.stderr)
+            return 1
         try:
             figures = chaos.run()
         except ChaosError as failure:
