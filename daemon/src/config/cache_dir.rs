@@ -2,17 +2,12 @@
 //!
 //! What is kept there is the broker's `index_store`.
 
-use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The folder that the service manager made for us; for a daemon of one user the folder of that user's caches;
 /// for any other none. A relative path is a mistake that others would have to find, and is passed over.
-pub fn default(is_private: bool) -> Option<PathBuf> {
-    choose(is_private, |name| env::var_os(name))
-}
-
-fn choose(is_private: bool, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub fn default(is_private: bool, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let own =
         || Some(folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?.join("reeld"));
@@ -25,7 +20,7 @@ mod tests {
 
     fn chosen(is_private: bool, variables: &[(&str, &str)]) -> Option<PathBuf> {
         let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
-        choose(is_private, |name| find(name).map(|(_, value)| value.into()))
+        default(is_private, |name| find(name).map(|(_, value)| value.into()))
     }
 
     #[test]
