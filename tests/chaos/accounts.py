@@ -126,9 +126,14 @@ def _check_descriptors(daemon: Daemon, fresh: Counter[str]) -> None:
 
 
 def _check_engines(daemon: Daemon) -> None:
+    def told() -> list[int]:
+        return sorted(engine["pid"] for engine in daemon.status()["engines"])
+
+    eventually(
+        lambda: sorted(children_of(daemon.popen.pid)) == told(),
+        lambda: f"children of the daemon, {children_of(daemon.popen.pid)}, are its engines, {told()}",
+    )
     pids = children_of(daemon.popen.pid)
-    told = [engine["pid"] for engine in daemon.status()["engines"]]
-    _require(sorted(pids) == sorted(told), f"children of the daemon: {pids}, its engines: {told}")
     zombies = [pid for pid in pids if state_of(pid) == "Z"]
     _require(not zombies, f"zombies: {zombies}")
     for pid in pids:

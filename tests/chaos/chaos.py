@@ -110,17 +110,26 @@ class Chaos:
         if self.random.random() < 0.5:
             # Indexes that a daemon leaves behind, finished or not, are read by the next.
             self.daemon_options += ["--cache-dir", str(folder / "cache")]
+        # The three ways of noticing that a client died, and a daemon that looks through all its tables after
+        # each event and ends itself where they do not agree.
+        self.switches = {"REELD_TEST_DEATH": self.random.choice(["peer-pidfd", "pidfd-open", "hup"])}
+        if self.random.random() < 0.5:
+            self.switches["REELD_TEST_AUDIT"] = "1"
+        print(*(f"{name}={value}" for name, value in self.switches.items()), end=" ")
         print("reeld serve", *self.daemon_options, flush=True)
         self.fresh = self.descriptors_of_a_fresh_daemon()
         (folder / "socket").mkdir()
-        self.daemon = Daemon(folder / "socket", self.daemon_log, *self.daemon_options)
+        self.daemon = Daemon(
+            folder / "socket", self.daemon_log, *self.daemon_options, environment=self.switches
+        )
         os.environ["REELD_SOCKET"] = str(self.daemon.socket)
         os.environ["REELD_NO_AUTOSTART"] = "1"
 
     def descriptors_of_a_fresh_daemon(self) -> Counter[str]:
         """What a daemon has open that has served one client and rests."""
         (self.folder / "fresh").mkdir()
-        daemon = Daemon(self.folder / "fresh", self.folder / "fresh.log", *self.daemon_options)
+        log = self.folder / "fresh.log"
+        daemon = Daemon(self.folder / "fresh", log, *self.daemon_options, environment=self.switches)
         environment = {**os.environ, "REELD_SOCKET": str(daemon.socket), "REELD_NO_AUTOSTART": "1"}
         code = "import sys, reeld.decoders; reeld.decoders.VideoDecoder(sys.argv[1])[0]"
         subprocess.run([sys.executable, "-c", code, self.clips[0].path], env=environment, check=True)

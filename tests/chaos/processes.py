@@ -67,9 +67,10 @@ class Process:
 class Daemon:
     """`reeld serve` at a socket, and its successors at the same one."""
 
-    def __init__(self, folder: Path, log: Path, *options: str) -> None:
-        """Starts the first."""
+    def __init__(self, folder: Path, log: Path, *options: str, environment: dict[str, str]) -> None:
+        """Starts the first. `environment` is what they are told beside `options`."""
         self.folder, self.log = folder, log
+        self._environment = {**os.environ, **environment}
         self.socket = folder / "reeld.sock"
         self._options = options
         self.is_told_to_end = False
@@ -90,7 +91,12 @@ class Daemon:
         command += ["--ready-fd", str(say_ready), *self._options]
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[say_ready]
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[say_ready],
             )
         os.close(say_ready)
         with os.fdopen(ready, "rb") as pipe:
