@@ -614,6 +614,10 @@ impl Engine {
     }
 
     fn farewell(&mut self, request: EngineRequest) {
+        if self.is_leaving {
+            // It forgets everything by itself, and nothing can be sent to it any more.
+            return;
+        }
         if self.running.is_some() {
             self.farewells.push(request);
         } else {

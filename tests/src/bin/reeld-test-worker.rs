@@ -24,6 +24,7 @@ fn main() {
             read_each(&client(socket), size, number(seed), files);
         }
         ["hold", socket, video] => hold(&client(socket), video),
+        ["hold-and-ask", socket, video, slow] => hold_and_ask(&client(socket), video, slow),
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
         ["shared", video] => shared(video),
@@ -90,6 +91,19 @@ fn read_each(client: &Client, size: &str, seed: u64, files: &[&str]) {
 fn hold(client: &Client, video: &str) {
     let video = open(client, video);
     let _held: Vec<_> = (0..4).map(|index| video.frame_at(index).expect("a frame")).collect();
+    println!("holding");
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// Holds a result and has requests on their way until its standard input ends.
+fn hold_and_ask(client: &Client, video: &str, slow: &str) {
+    let (video, slow) = (open(client, video), open(client, slow));
+    let ask = |index| {
+        let wanted = reeld_client::Wanted::Indices(vec![index]);
+        slow.submit(wanted, reeld_client::RequestOptions::default()).expect("a request")
+    };
+    let _pending: Vec<_> = (-8..0).map(ask).collect();
+    let _held = video.frame_at(0).expect("a frame");
     println!("holding");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
