@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::job::{Job, User, mix};
 use super::peer::Peer;
-use super::{Event, PeerKey};
+use super::{Event, PeerKey, service};
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
 /// An engine without work ends after this long: its sessions and pictures are of no use to others, and the
@@ -150,7 +150,11 @@ impl Engines {
         self.next_key += 1;
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        for variable in service::VARIABLES {
+            command.env_remove(variable);
+        }
+        let child = command
             .arg("engine")
             .arg("--cache-mib")
             .arg(self.cache_mib.to_string())

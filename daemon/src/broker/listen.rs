@@ -12,6 +12,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -26,7 +27,10 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Listening {
     listener: StdUnixListener,
-    file: SocketFile,
+    path: PathBuf,
+    /// None where a service manager listens: then the file is its own, and so is the care that no other daemon
+    /// serves it.
+    file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -42,7 +46,13 @@ impl Listening {
     pub fn start(path: &Path, mode: u32) -> io::Result<Listening> {
         let lock = lock(path)?;
         match std::fs::symlink_metadata(path) {
-            Ok(metadata) if is_socket(&metadata) => std::fs::remove_file(path)?,
+            Ok(metadata) if is_socket(&metadata) => {
+                // A service manager's socket has no lock, and is alive while no daemon serves it.
+                if !is_stale(path)? {
+                    return Err(in_use(&format!("somebody else listens at {}", path.display())));
+                }
+                std::fs::remove_file(path)?;
+            }
             Ok(_) => {
                 let reason = format!("{} exists and is not a socket", path.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
@@ -54,7 +64,20 @@ impl Listening {
             io::Error::new(error.kind(), format!("cannot listen at {}: {error}", path.display()))
         })?;
         let inode = std::fs::symlink_metadata(path)?.ino();
-        Ok(Listening { listener, file: SocketFile { path: path.to_owned(), inode, _lock: lock } })
+        let file = SocketFile { path: path.to_owned(), inode, _lock: lock };
+        Ok(Listening { listener, path: path.to_owned(), file: Some(file) })
+    }
+
+    /// A socket that was passed to us and listens already.
+    pub fn passed(listener: StdUnixListener) -> io::Result<Listening> {
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().unwrap_or(Path::new("(a socket without a path)")).to_owned();
+        Ok(Listening { listener, path, file: None })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
     /// Makes an event of each connection.
@@ -96,6 +119,19 @@ fn is_socket(metadata: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
 }
 
+fn in_use(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, reason)
+}
+
+/// True if nobody listens at a socket's file any more. Only the kernel's word for that counts: one that may not
+/// be connected to, or whose queue is full, has an owner.
+fn is_stale(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    Ok(rustix::net::connect(&socket, &address) == Err(rustix::io::Errno::CONNREFUSED))
+}
+
 /// Takes the lock beside the socket. The file stays: whoever unlinked it could let two daemons in.
 fn lock(path: &Path) -> io::Result<File> {
     let mut name = path.as_os_str().to_owned();
@@ -106,8 +142,7 @@ fn lock(path: &Path) -> io::Result<File> {
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let reason = format!("another daemon serves {}", path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, reason))
+            Err(in_use(&format!("another daemon serves {}", path.display())))
         }
         Err(error) => Err(error.into()),
     }
@@ -150,6 +185,27 @@ mod tests {
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(serving);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn socket_that_somebody_listens_at_without_a_lock_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = StdUnixListener::bind(&path).unwrap();
+        let second = Listening::start(&path, 0o600).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(listener);
+    }
+
+    #[test]
+    fn passed_socket_keeps_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listening = Listening::passed(StdUnixListener::bind(&path).unwrap()).unwrap();
+        assert_eq!(listening.path(), path);
+        drop(listening);
+        assert!(path.exists());
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | `peer`        | a socket as the loop sees it                                          |
 //! | `source_file` | checks of a file that a client sent                                   |
 //! | `listen`      | the listening socket and its lock                                     |
+//! | `service`     | what the service manager is told and gives                            |
 //! | `reply`       | errors as numbers and sentences                                       |
 //! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
 
@@ -33,6 +34,7 @@ mod queue;
 mod reply;
 mod requests;
 mod running;
+mod service;
 mod source_file;
 mod tending;
 
@@ -61,6 +63,7 @@ use job::Job;
 use opening::PendingOpen;
 use queue::Queue;
 use requests::Requests;
+use service::Service;
 use source_file::SourceFile;
 
 /// Events that wait for the loop. When it is full, sockets are not read.
@@ -123,6 +126,7 @@ struct Broker {
     next_lease: u64,
     helpers: HashMap<u32, Arc<Semaphore>>,
     totals: Totals,
+    service: Service,
     events: mpsc::Sender<Event>,
 }
 
@@ -141,14 +145,17 @@ pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
 
 async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
+    let (service, listening) = listen(&settings)?;
+    let socket = listening.path();
     listen::stop_on_signals(events.clone())?;
     tokio::spawn(listening.accept(events.clone())?);
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
-    tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
+    tracing::info!(socket = %socket.display(), pid = std::process::id(), "serving");
     let mut broker = Broker::new(settings, ffmpeg_versions, events)?;
+    broker.service = service;
+    broker.service.ready();
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
@@ -159,9 +166,24 @@ async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
         };
         if flow == Flow::Stop {
             tracing::info!("stopping");
+            broker.service.stopping();
             return Ok(());
         }
     }
+}
+
+/// The service manager, and the socket that it passed or else one of our own. A private daemon has no service
+/// manager: what it finds in its environment was meant for a program that started it.
+fn listen(settings: &Settings) -> io::Result<(Service, listen::Listening)> {
+    let own = || listen::Listening::start(&settings.socket, settings.socket_mode);
+    if settings.is_private {
+        return Ok((Service::default(), own()?));
+    }
+    let listening = match service::passed_socket()? {
+        Some(passed) => listen::Listening::passed(passed)?,
+        None => own()?,
+    };
+    Ok((Service::from_environment()?, listening))
 }
 
 impl Broker {
@@ -194,6 +216,7 @@ impl Broker {
             next_lease: 0,
             helpers: HashMap::new(),
             totals: Totals::default(),
+            service: Service::default(),
             events,
         })
     }

@@ -30,6 +30,10 @@ impl Broker {
         self.drop_idle_arenas(now);
         self.drop_idle_files(now);
         self.dispatch();
+        if self.service.is_there() {
+            let status = self.status_line();
+            self.service.tend(now, &status);
+        }
         if self.settings.is_private && self.clients.is_empty() {
             let patience = if self.had_clients { LAST_CLIENT_LINGER } else { FIRST_CLIENT_WITHIN };
             if now.duration_since(self.without_clients_since) >= patience {
@@ -71,6 +75,22 @@ impl Broker {
         }
         // Closing a file of a network file system may take its time.
         tokio::task::spawn_blocking(move || drop(evicted));
+    }
+
+    /// What the daemon does, in one line.
+    fn status_line(&self) -> String {
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let leased_bytes: u64 = self.clients.values().map(|client| client.memory.usage().leased_bytes).sum();
+        let engines = self.engines.status();
+        let (engine_count, busy_count) = engines.fold((0, 0), |(engine_count, busy_count), engine| {
+            (engine_count + 1, busy_count + usize::from(engine.is_busy))
+        });
+        format!(
+            "{}, {} ({busy_count} busy), {} MiB leased",
+            count(self.clients.len(), "client"),
+            count(engine_count, "engine"),
+            leased_bytes.div_ceil(1 << 20)
+        )
     }
 
     pub(super) fn status(&self) -> Status {

@@ -81,6 +81,7 @@ pub enum ServeError {
 /// Confines this process and serves the broker at the other end of `socket` until it goes away.
 pub fn serve(socket: OwnedFd, settings: Settings) -> Result<(), ServeError> {
     cage::bind_to_broker()?;
+    cage::die_first_without_memory();
     serve_in_cage(socket, settings)
 }
 

@@ -24,6 +24,7 @@ fn main() {
             read_each(&client(socket), size, number(seed), files);
         }
         ["hold", socket, video] => hold(&client(socket), video),
+        ["read-on", socket, video, reference, seed] => read_on(socket, video, reference, number(seed)),
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
         ["shared", video] => shared(video),
@@ -87,6 +88,44 @@ fn hold(client: &Client, video: &str) {
     let _held: Vec<_> = (0..4).map(|index| video.frame_at(index).expect("a frame")).collect();
     println!("holding");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// Random frames until its standard input ends, whatever becomes of the daemon. Prints the process id of each
+/// daemon that delivered one, and at the end how many there were.
+fn read_on(socket: &str, video: &str, reference: &str, seed: u64) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let client = persistently(|| Client::builder().socket(socket).connect());
+    let video = persistently(|| client.open(video, OpenOptions::default()));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let (mut random, mut frame_count, mut daemon) = (Random::new(seed), 0, 0);
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            let index = random.below(reference.frame_count() as u64) as i64;
+            check(&persistently(|| video.frame_at(index)), &reference, &[index]);
+            frame_count += 1;
+            let pid = persistently(|| client.status()).pid;
+            if pid != daemon {
+                daemon = pid;
+                println!("daemon {pid}");
+            }
+        }
+        println!("{frame_count} frames");
+    });
+}
+
+/// Makes a call again that a lost daemon ended, as the client's documentation allows. To tighten once the client
+/// does that by itself: then no error may come up here at all.
+fn persistently<T>(call: impl FnMut() -> Result<T, Error>) -> T {
+    let mut call = call;
+    reeld_tests::eventually("a daemon that answers", || match call() {
+        Ok(value) => Some(value),
+        Err(error) if error.is_retryable() => None,
+        Err(error) => panic!("{error}"),
+    })
 }
 
 /// Uses the process-wide client, which finds or starts a daemon by itself.
