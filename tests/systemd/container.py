@@ -27,6 +27,9 @@ LOOK_SECONDS = 0.05
 
 MACHINE = "reeld-test"
 
+# Where the machine finds this one's libraries.
+LENT = Path("/opt/lent")
+
 # Engines lock themselves up with Landlock, whose calls systemd-nspawn refuses if not told otherwise.
 LANDLOCK = "landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 
@@ -59,32 +62,35 @@ class Container:
         try:
             self._leader = eventually("the machine starts", self._find_leader)
             eventually("the machine has booted", self._is_up)
+            self.run("ldconfig")
         except BaseException:
             self.close()
             raise
 
     def _make_root(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
+        # Half a second for 180 MB, and a fresh machine for each run.
         subprocess.run(["cp", "--archive", "--reflink=auto", FOLDER / "base", self.root], check=True)
         subprocess.run([REPOSITORY / "script" / "install", self.root], check=True, stdout=subprocess.DEVNULL)
         shutil.copy2(BINARIES / "reeld-test-worker", self.root / "usr" / "local" / "bin")
         self._lend_libraries()
 
     def _lend_libraries(self) -> None:
-        """Gives the machine this one's FFmpeg, so that both decode alike, and what else the binary needs."""
-        folder = Path("usr/local/lib/lent")
-        (self.root / folder).mkdir()
+        """Shows the machine this one's FFmpeg, so that both decode alike, and what else the binary needs."""
+        folder = self.root / "usr/local/lib/lent"
+        folder.mkdir()
         listed = subprocess.run(["ldd", BINARIES / "reeld"], check=True, capture_output=True, text=True)
-        for library in re.findall(r"=> (/\S+)", listed.stdout):
-            if not (self.root / library[1:]).exists():
-                shutil.copyfile(library, self.root / folder / Path(library).name)
-        (self.root / "etc/ld.so.conf.d/lent.conf").write_text(f"/{folder}\n")
-        subprocess.run(["ldconfig", "-r", self.root], check=True)
+        for name in re.findall(r"=> (/\S+)", listed.stdout):
+            if not (self.root / name[1:]).exists():
+                # Resolved here: inside there may be no /etc/alternatives that leads to it.
+                library = Path(name).resolve()
+                (folder / Path(name).name).symlink_to(LENT / library.relative_to("/usr/lib"))
+        (self.root / "etc/ld.so.conf.d/lent.conf").write_text("/usr/local/lib/lent\n")
 
     def _boot(self) -> subprocess.Popen[bytes]:
         command = ["setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", f"--system-call-filter={LANDLOCK}"]
-        command += [f"--machine={MACHINE}", f"--directory={self.root}"]
+        command += [f"--bind-ro=/usr/lib:{LENT}", f"--machine={MACHINE}", f"--directory={self.root}"]
         # Whatever this machine has: only with the second version of control groups is systemd told inside
         # that the last process of a service has ended. Without that a restart waits for all its time limits.
         environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
@@ -160,7 +166,7 @@ class Container:
     def processes(self, unit: str) -> set[int]:
         """The processes of a unit, by their numbers inside."""
         group = self.show(unit, "ControlGroup")
-        return {int(line) for line in self.path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text().split()}
+        return {int(line) for line in self.run("cat", f"/sys/fs/cgroup{group}/cgroup.procs").split()}
 
     def journal(self) -> str:
         """All that was logged."""
