@@ -104,6 +104,8 @@ fn spawn(folder: &Path, options: &[String]) -> Child {
         .arg(folder.join("reeld.sock"))
         .args(["--ready-fd", "1"])
         .args(options)
+        // How this machine's own daemon is configured is no matter of a test.
+        .env("REELD_CONFIG", "/dev/null")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

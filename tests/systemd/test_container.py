@@ -108,6 +108,7 @@ def test_first_client_starts_the_daemon_and_gets_the_right_pixels(
     command = ("reelctl", "frames", CLIP, "--at", "0,17,49", "--out", "/home/alice/out", "--json")
     written = json.loads(machine.run(*command, user="alice"))["files"]
     assert machine.show("reeld.service", "ActiveState") == "active"
+    assert machine.run("stat", "--format=%U %G %a", "/var/cache/reeld").strip() == "reeld reeld 700"
     assert [file["frame_index"] for file in written] == [0, 17, 49]
     for file in written:
         begin = file["frame_index"] * FRAME_BYTES

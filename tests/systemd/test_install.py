@@ -44,7 +44,7 @@ def test_second_run_changes_nothing(tmp_path: Path) -> None:
 def test_other_prefix_reaches_the_units(tmp_path: Path) -> None:
     assert install(str(tmp_path), PREFIX="/usr/local").returncode == 0
     service = (tmp_path / "usr/local/lib/systemd/system/reeld.service").read_text()
-    assert "\nExecStart=/usr/local/bin/reeld serve " in service
+    assert "\nExecStart=/usr/local/bin/reeld serve\n" in service
     assert not (tmp_path / "usr/bin").exists()
 
 

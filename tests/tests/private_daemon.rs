@@ -95,7 +95,8 @@ fn process_wide_client_finds_the_runtime_folder() {
             .arg(clip("h264_bframes.mp4"))
             .env_remove("REELD_SOCKET")
             .env_remove("REELD_NO_AUTOSTART");
-        Worker::spawn(command.env("XDG_RUNTIME_DIR", scene.folder.path()))
+        command.env("XDG_RUNTIME_DIR", scene.folder.path()).env("XDG_CACHE_HOME", scene.folder.path());
+        Worker::spawn(&mut command)
     };
     let (mut one, mut other) = (start(), start());
     assert_eq!(one.line(), other.line());

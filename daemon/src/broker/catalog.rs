@@ -13,7 +13,7 @@ use reeld_protocol::metadata::MediaMetadata;
 
 use super::job::User;
 use crate::link::index::Index;
-use crate::link::{CatalogId, FileIdentity};
+use crate::link::{CatalogId, ContentDigest, FileIdentity};
 
 /// Files that nobody has open stay known for this long: a data set that is opened anew for each sample
 /// finds its indexes again.
@@ -47,6 +47,8 @@ pub struct Entry {
     pub fd: Arc<OwnedFd>,
     /// What messages call it.
     pub label: String,
+    /// What the file begins and ends with, once an engine has looked.
+    pub content: Option<ContentDigest>,
     /// What the header says.
     pub media: Knowledge<Arc<MediaMetadata>>,
     /// By stream: all frames.
@@ -54,9 +56,15 @@ pub struct Entry {
     handle_count: u64,
     idle_since: Instant,
     is_shared: bool,
+    is_memory: bool,
 }
 
 impl Entry {
+    /// True for memory that a client sent: nobody else ever means the same.
+    pub fn is_memory(&self) -> bool {
+        self.is_memory
+    }
+
     fn index_bytes(&self) -> u64 {
         let bytes = |known: &Knowledge<Arc<Index>>| match known {
             Knowledge::Present(index) => {
@@ -119,11 +127,13 @@ impl Catalog {
             identity,
             fd: Arc::new(fd),
             label: label.to_owned(),
+            content: None,
             media: Knowledge::Unknown,
             indexes: HashMap::new(),
             handle_count: 1,
             idle_since: now,
             is_shared: !is_memory,
+            is_memory,
         };
         self.entries.insert(source, entry);
         source

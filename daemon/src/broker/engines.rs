@@ -81,6 +81,7 @@ pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
     engine_count_max: usize,
     cache_mib: u64,
+    log: String,
     events: mpsc::Sender<Event>,
     next_key: u64,
     next_job: u64,
@@ -89,11 +90,12 @@ pub struct Engines {
 
 impl Engines {
     /// None yet.
-    pub fn new(engine_count_max: usize, cache_mib: u64, events: mpsc::Sender<Event>) -> Engines {
+    pub fn new(engine_count_max: usize, cache_mib: u64, log: String, events: mpsc::Sender<Event>) -> Engines {
         Engines {
             engines: BTreeMap::new(),
             engine_count_max,
             cache_mib,
+            log,
             events,
             next_key: 0,
             next_job: 0,
@@ -158,6 +160,7 @@ impl Engines {
             .arg("engine")
             .arg("--cache-mib")
             .arg(self.cache_mib.to_string())
+            .env("REELD_LOG", &self.log)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;

@@ -10,6 +10,7 @@
 //! | `tending`     | what happens by the clock, and the status report                      |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
+//! | `index_store` | indexes on disk                                                       |
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
 //! | `engines`     | the engine processes                                                  |
@@ -24,6 +25,7 @@ mod catalog;
 mod client;
 mod engines;
 mod frames;
+mod index_store;
 mod job;
 mod leases;
 mod listen;
@@ -59,9 +61,10 @@ use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
 use client::{Client, GrantedArena};
 use engines::{EngineKey, Engines};
+use index_store::IndexStore;
 use job::Job;
 use opening::PendingOpen;
-use queue::Queue;
+use queue::{Queue, Waiter};
 use requests::Requests;
 use service::Service;
 use source_file::SourceFile;
@@ -92,6 +95,7 @@ enum Event {
     Writable(PeerKey),
     EngineExited(EngineKey),
     SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
+    IndexLoaded { source: CatalogId, stream: StreamIndex, waiter: Waiter, index: Option<Index> },
     IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
     Stop,
 }
@@ -117,6 +121,7 @@ struct Broker {
     opens: HashMap<u64, PendingOpen>,
     next_open: u64,
     requests: Requests,
+    index_store: Option<Arc<IndexStore>>,
     queue: Queue<Job>,
     engines: Engines,
     /// Clients of whom a quarantined slot became free.
@@ -192,11 +197,17 @@ impl Broker {
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
+        let index_store = index_store(&settings);
         let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(engine_count_max, settings.limits.engine_cache_mib, events.clone()),
+            engines: Engines::new(
+                engine_count_max,
+                settings.limits.engine_cache_mib,
+                settings.log.clone(),
+                events.clone(),
+            ),
             settings,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
@@ -208,6 +219,7 @@ impl Broker {
             catalog: Catalog::default(),
             opens: HashMap::new(),
             next_open: 0,
+            index_store,
             requests: Requests::default(),
             queue: Queue::default(),
             relieved: BTreeSet::new(),
@@ -251,6 +263,9 @@ impl Broker {
             }
             Event::EngineExited(engine) => self.engine_exited(engine),
             Event::SourceChecked { open, checked } => self.source_checked(open, checked),
+            Event::IndexLoaded { source, stream, waiter, index } => {
+                self.index_loaded(source, stream, waiter, index);
+            }
             Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
             Event::Stop => return Flow::Stop,
         }
@@ -407,6 +422,11 @@ impl Broker {
         self.dispatch();
         Flow::GoOn
     }
+}
+
+fn index_store(settings: &Settings) -> Option<Arc<IndexStore>> {
+    let folder = settings.cache_dir.as_ref().filter(|_| settings.index_cache_mib > 0)?;
+    Some(Arc::new(IndexStore::new(folder.join("indexes"), settings.index_cache_mib << 20)))
 }
 
 fn daemon_name() -> String {

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::{ErrorCode, WireError};
@@ -14,16 +14,20 @@ use tokio::sync::Semaphore;
 
 use super::catalog::Knowledge;
 use super::client::{OpenedSource, SOURCES_MAX};
+use super::index_store::{IndexKey, IndexStore};
 use super::job::{Job, Task, User};
 use super::plan::Timeline;
 use super::queue::Waiter;
 use super::source_file::{self, SourceFile};
 use super::{Broker, Event, HELPERS_PER_USER_MAX, reply};
 use crate::link::index::{Index, IndexError};
-use crate::link::{CatalogId, EngineError};
+use crate::link::{CatalogId, ContentDigest, EngineError};
 
 /// The longest label that is kept: as long as a path can be.
 const LABEL_CHARS_MAX: usize = 4096;
+
+/// A disk that has not answered by then is slower than a scan.
+const LOAD_WITHIN: Duration = Duration::from_secs(2);
 
 /// An `OpenSource` that is not answered yet.
 #[derive(Debug)]
@@ -121,12 +125,54 @@ impl Broker {
                 Knowledge::Pending => return,
                 unknown @ Knowledge::Unknown => {
                     *unknown = Knowledge::Pending;
-                    self.totals.scans += 1;
-                    return self.push_catalog_job(source, Task::Scan { stream: number, waiter });
+                    return self.find_index(source, number, waiter);
                 }
             },
         };
         self.finish_open(open, &media, &header, number, timeline);
+    }
+
+    /// Asks the disk for an index first, then an engine.
+    fn find_index(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
+        let Some((store, key)) = self.stored_index(source, stream) else {
+            return self.push_scan(source, stream, waiter);
+        };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let load = tokio::task::spawn_blocking(move || store.load(&key));
+            let index = match tokio::time::timeout(LOAD_WITHIN, load).await {
+                Ok(Ok(index)) => index,
+                Ok(Err(_)) | Err(_) => None,
+            };
+            let _ = events.send(Event::IndexLoaded { source, stream, waiter, index }).await;
+        });
+    }
+
+    /// Where the index of a stream is kept between two daemons, if it is.
+    fn stored_index(&self, source: CatalogId, stream: StreamIndex) -> Option<(Arc<IndexStore>, IndexKey)> {
+        let store = self.index_store.as_ref()?;
+        let entry = self.catalog.get(source).filter(|entry| !entry.is_memory())?;
+        let demuxer = self.ffmpeg_versions.join(" ");
+        let key = IndexKey::new(entry.user, &entry.identity, entry.content.as_ref()?, stream, &demuxer)?;
+        Some((Arc::clone(store), key))
+    }
+
+    pub(super) fn index_loaded(
+        &mut self,
+        source: CatalogId,
+        stream: StreamIndex,
+        waiter: Waiter,
+        index: Option<Index>,
+    ) {
+        match index {
+            Some(index) => self.index_read(source, stream, Ok(index)),
+            None => self.push_scan(source, stream, waiter),
+        }
+    }
+
+    fn push_scan(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
+        self.totals.scans += 1;
+        self.push_catalog_job(source, Task::Scan { stream, waiter });
     }
 
     fn push_catalog_job(&mut self, source: CatalogId, task: Task) {
@@ -163,22 +209,31 @@ impl Broker {
     }
 
     /// An engine has read a header.
-    pub(super) fn probed(&mut self, source: CatalogId, media: MediaMetadata) {
+    pub(super) fn probed(&mut self, source: CatalogId, media: MediaMetadata, content: ContentDigest) {
         if let Some(entry) = self.catalog.get_mut(source) {
+            entry.content = Some(content);
             entry.media = Knowledge::Present(Arc::new(media));
         }
         self.advance_opens_of(source);
     }
 
-    /// An engine has made an index. Reading it may take milliseconds, so a helper does it.
+    /// An engine has made an index. Reading and storing it may take milliseconds, so a helper does it.
     pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, mut fds: Vec<OwnedFd>) {
         let Some(fd) = fds.pop() else {
             return self.catalog_job_failed(source, &EngineError::Internal("an index did not come".into()));
         };
         let events = self.events.clone();
+        let stored = self.stored_index(source, stream);
         tokio::task::spawn_blocking(move || {
-            let index = read_index(fd);
+            let (index, bytes) = match read_index(fd) {
+                Ok((index, bytes)) => (Ok(index), bytes),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            let is_whole = index.is_ok();
             let _ = events.blocking_send(Event::IndexRead { source, stream, index });
+            if let Some((store, key)) = stored.filter(|_| is_whole) {
+                store.save(&key, &bytes);
+            }
         });
     }
 
@@ -266,10 +321,10 @@ fn printable(label: &str) -> String {
     label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
 }
 
-fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {
+fn read_index(fd: OwnedFd) -> Result<(Index, Vec<u8>), IndexError> {
     let memory = SealedMemfd::from_peer(fd).map_err(|_| IndexError::NotAnIndex)?;
     let bytes = memory.read(0, memory.bytes()).map_err(|_| IndexError::NotAnIndex)?;
-    Index::from_bytes(&bytes)
+    Ok((Index::from_bytes(&bytes)?, bytes))
 }
 
 /// The wanted video stream, or the one that FFmpeg prefers.

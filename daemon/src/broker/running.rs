@@ -131,9 +131,9 @@ impl Broker {
                 self.ffmpeg_versions = ffmpeg_versions;
                 self.engines.ready(key, now);
             }
-            EngineReply::Probed { job, media } => {
+            EngineReply::Probed { job, media, content } => {
                 if let Some(running) = self.finish_job(key, job) {
-                    self.probed(running.job.source, media);
+                    self.probed(running.job.source, media, content);
                 }
             }
             EngineReply::Scanned { job } => {

@@ -40,7 +40,9 @@ use self::run::{Outcome, Progress, RunInProgress};
 use self::scans::Scans;
 use self::workshop::Workshop;
 use crate::ffi::{self, FfmpegError};
-use crate::link::{ArenaKey, CatalogId, EngineError, EngineReply, EngineRequest, JobId, Run, WantedId};
+use crate::link::{
+    ArenaKey, CatalogId, ContentDigest, EngineError, EngineReply, EngineRequest, JobId, Run, WantedId,
+};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::metadata::MediaMetadata;
 
@@ -120,7 +122,8 @@ impl<D: Device> Engine<D> {
             EngineRequest::DropArena(arena) => self.workshop.arenas.remove(arena),
             EngineRequest::Probe { job, source } => {
                 let probed = self.guard(|engine| engine.probe(source));
-                let reply = probed.map(|media| (EngineReply::Probed { job, media }, None));
+                let reply =
+                    probed.map(|(media, content)| (EngineReply::Probed { job, media, content }, None));
                 send_or_fail(mailbox, job, reply)?;
             }
             EngineRequest::Scan { job, source, stream } => {
@@ -143,9 +146,10 @@ impl<D: Device> Engine<D> {
         }
     }
 
-    fn probe(&mut self, source: CatalogId) -> Result<MediaMetadata, Failure> {
+    fn probe(&mut self, source: CatalogId) -> Result<(MediaMetadata, ContentDigest), Failure> {
         self.workshop.sources.check_unchanged(source)?;
-        Ok(media::probe(self.workshop.sources.input(source)?))
+        let media = media::probe(self.workshop.sources.input(source)?);
+        Ok((media, self.workshop.sources.digest(source)?))
     }
 
     fn scan(

@@ -7,14 +7,19 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 use super::failure::Failure;
 use super::session::StreamFacts;
 use crate::ffi::{Deadline, FfmpegError, MediaInput};
-use crate::link::{CatalogId, FileIdentity};
+use crate::link::{CatalogId, ContentDigest, FileIdentity};
 
 /// The longest that FFmpeg may look for streams in a file. It reads 5 MB at most, but from a slow or hostile
 /// file system that can take for ever.
 const OPEN_SECONDS_MAX: u64 = 30;
+
+/// How much of each end of a file its fingerprint covers: headers lie there, and what grows grows there.
+const DIGESTED_BYTES: u64 = 64 << 10;
 
 /// All files that the broker has named.
 #[derive(Default)]
@@ -77,6 +82,20 @@ impl Sources {
         }
     }
 
+    /// A fingerprint of the content, by which an index on disk is found again.
+    pub fn digest(&mut self, id: CatalogId) -> Result<ContentDigest, Failure> {
+        let source = self.source(id)?;
+        let size_bytes = source.identity.size_bytes;
+        let length = size_bytes.min(DIGESTED_BYTES);
+        let mut hash = Sha256::new();
+        for offset in [0, size_bytes - length] {
+            let mut bytes = vec![0; length as usize];
+            read_at(&source.file, &mut bytes, offset)?;
+            hash.update(bytes);
+        }
+        Ok(ContentDigest(hash.finalize().into()))
+    }
+
     fn source(&mut self, id: CatalogId) -> Result<&mut Source, Failure> {
         self.sources.get_mut(&id).ok_or(Failure::UnknownSource(id))
     }
@@ -99,6 +118,22 @@ impl Source {
         deadline.set(None);
         Ok(input)
     }
+}
+
+/// Fills the buffer from an offset. A file that ends before was cut since it was opened.
+fn read_at(file: &OwnedFd, mut bytes: &mut [u8], mut offset: u64) -> Result<(), Failure> {
+    while !bytes.is_empty() {
+        match rustix::io::pread(file, &mut *bytes, offset) {
+            Ok(0) => return Err(Failure::SourceChanged),
+            Ok(count) => {
+                bytes = &mut bytes[count..];
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(FfmpegError::from_io("read the file", &error.into()).into()),
+        }
+    }
+    Ok(())
 }
 
 /// Length, and when the content was last changed.

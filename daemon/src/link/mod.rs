@@ -59,6 +59,10 @@ pub struct FileIdentity {
     pub changed_nanos: i128,
 }
 
+/// A fingerprint of a file's content: SHA-256 of its first and last 64 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct ContentDigest(pub [u8; 32]);
+
 /// Where a picture shall be written. Offsets count from the arena's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Destination {
@@ -220,6 +224,8 @@ pub enum EngineReply {
         job: JobId,
         /// What the header says.
         media: MediaMetadata,
+        /// What the file begins and ends with.
+        content: ContentDigest,
     },
     /// Answers `Scan`; the index is in the one fd, as [`index::Index::to_bytes`] wrote it.
     Scanned {
