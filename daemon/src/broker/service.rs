@@ -133,7 +133,7 @@ impl Service {
                 // Its queue is full.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    tracing::warn!(%error, message = message.trim_end(), "the service manager is gone")
+                    tracing::warn!(%error, message = message.trim_end(), "the service manager is gone");
                 }
             }
             self.unsent.pop_front();
