@@ -23,6 +23,9 @@ pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'p
     report.set_item("source_count", status.source_count)?;
     report.set_item("queued_run_count", status.queued_run_count)?;
     report.set_item("request_count", status.request_count)?;
+    report.set_item("stuck_helper_count", status.stuck_helper_count)?;
+    report.set_item("slow_turn_count", status.slow_turn_count)?;
+    report.set_item("longest_turn_micros", status.longest_turn_micros)?;
     report.set_item("totals", totals(py, &status.totals)?)?;
     report.set_item("clients", list(py, &status.clients, client)?)?;
     report.set_item("engines", list(py, &status.engines, engine)?)?;

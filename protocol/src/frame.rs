@@ -18,6 +18,10 @@ use crate::codec::CodecError;
 use crate::header::{BODY_BYTES_MAX, FDS_MAX, HEADER_BYTES, Header};
 use crate::message::Message;
 
+/// The most descriptors that the kernel passes in one message. A smaller buffer would let it close the surplus,
+/// on the thread that reads and whatever file they are of.
+const KERNEL_FDS_MAX: usize = 253;
+
 /// What a peer did that no version of the protocol allows. The connection cannot go on after it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +90,7 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     fds: VecDeque<OwnedFd>,
+    strays: Vec<OwnedFd>,
 }
 
 impl FrameReader {
@@ -94,19 +99,21 @@ impl FrameReader {
         FrameReader::default()
     }
 
-    /// Reads once from the socket. Returns `WouldBlock` where the socket or `flags` say so.
+    /// Reads once from the socket. Returns `WouldBlock` where the socket or `flags` say so. Closes strays.
     pub fn receive(&mut self, socket: impl AsFd, flags: RecvFlags) -> io::Result<Received> {
+        self.strays.clear();
         self.make_room();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_FDS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut self.buffer[self.end..])];
         let message = recvmsg(socket, &mut slices, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
+        let before = self.fds.len();
         for item in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = item {
                 self.fds.extend(fds);
             }
         }
-        if message.flags.contains(ReturnFlags::CTRUNC) {
+        if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() - before > FDS_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::FdsTruncated));
         }
         self.end += message.bytes;
@@ -119,7 +126,7 @@ impl FrameReader {
         let Some((header, rest)) = pending.split_first_chunk::<HEADER_BYTES>() else {
             if pending.is_empty() {
                 // No message is left to claim these: a peer sent descriptors where none belong.
-                self.fds.clear();
+                self.strays.extend(self.fds.drain(..));
             }
             return Ok(None);
         };
@@ -136,6 +143,19 @@ impl FrameReader {
         let body = rest[..body_bytes].to_vec();
         self.start += HEADER_BYTES + body_bytes;
         Ok(Some(Frame { header, body, fds: self.fds.drain(..fd_count).collect() }))
+    }
+
+    /// Descriptors that no message claimed, for a caller to whom it matters where they are closed. The next
+    /// read closes them here.
+    pub fn take_strays(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.strays)
+    }
+
+    /// All descriptors that are left, for the same reason.
+    pub fn into_fds(mut self) -> Vec<OwnedFd> {
+        let mut fds = self.take_strays();
+        fds.extend(self.fds.drain(..));
+        fds
     }
 
     /// True while no byte waits to become part of a message.
@@ -302,7 +322,7 @@ mod tests {
         drop(ours);
         let (reader, frames) = receive_all(&theirs);
         assert_eq!(frames[0].fds.len(), 0);
-        assert!(reader.fds.is_empty());
+        assert!(reader.into_fds().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -67,6 +67,28 @@ pub fn peer_identity(socket: impl AsFd) -> io::Result<PeerIdentity> {
         uid: credentials.uid,
         gid: credentials.gid,
     })
+}
+
+/// A pidfd of the process that connected, as the kernel kept it since then: it cannot mean another process.
+/// An error where the kernel cannot do that (before 6.5), or where that process is gone (`ESRCH`).
+pub fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let mut pidfd: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `pidfd`, which has that size.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut pidfd).cast(),
+            &raw mut length,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else has its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 #[cfg(test)]

@@ -42,6 +42,12 @@ pub struct Status {
     pub clients: Vec<ClientStatus>,
     /// The engines, at most [`LISTED_MAX`].
     pub engines: Vec<EngineStatus>,
+    /// Calls on files that hang because a file system does not answer.
+    pub stuck_helper_count: u64,
+    /// Turns of the broker's loop since the start that took 10 ms and more.
+    pub slow_turn_count: u64,
+    /// The longest turn of the broker's loop since the start, in microseconds.
+    pub longest_turn_micros: u64,
 }
 
 /// Counters since the daemon's start.

@@ -295,12 +295,15 @@ fn status_report() {
             request_count: 47,
         }],
         engines: vec![EngineStatus { pid: 50, uid: 51, is_busy: true, session_count: 52, cache_bytes: 53 }],
+        stuck_helper_count: 60,
+        slow_turn_count: 61,
+        longest_turn_micros: 62,
     };
     assert_golden(
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         15161718191a1b1c1d1e1f0128292a2b2c2d2e2f013233013435",
+         15161718191a1b1c1d1e1f0128292a2b2c2d2e2f0132330134353c3d3e",
     );
 }
 

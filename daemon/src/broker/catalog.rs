@@ -3,7 +3,7 @@
 //!
 //! Nothing is read here: headers and indexes come from engines.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,6 +65,19 @@ impl Entry {
         self.is_memory
     }
 
+    /// What engines were asked for will not come.
+    pub fn forget_pending(&mut self) {
+        self.indexes.retain(|_, known| matches!(known, Knowledge::Present(_)));
+        if matches!(self.media, Knowledge::Pending) {
+            self.media = Knowledge::Unknown;
+        }
+    }
+
+    /// How many have it open.
+    pub fn handle_count(&self) -> u64 {
+        self.handle_count
+    }
+
     fn index_bytes(&self) -> u64 {
         let bytes = |known: &Knowledge<Arc<Index>>| match known {
             Knowledge::Present(index) => {
@@ -81,6 +94,13 @@ impl Entry {
 pub struct Catalog {
     entries: BTreeMap<CatalogId, Entry>,
     by_identity: HashMap<(User, FileIdentity), CatalogId>,
+    /// Files that nobody has open and that are kept for whoever comes back, the oldest first.
+    idle: BTreeSet<(Instant, CatalogId)>,
+    /// Bytes of their indexes, by file.
+    idle_bytes: HashMap<CatalogId, u64>,
+    idle_bytes_sum: u64,
+    /// Files that nobody has open and nobody can find again.
+    spent: BTreeSet<CatalogId>,
     next_id: u64,
 }
 
@@ -100,7 +120,13 @@ impl Catalog {
         self.entries.get_mut(&source)
     }
 
-    /// Takes a handle on a file: the entry that its user shares, or a new one. Memory is never shared.
+    /// All files, for the audit.
+    pub fn iter(&self) -> impl Iterator<Item = (CatalogId, &Entry)> {
+        self.entries.iter().map(|(&source, entry)| (source, entry))
+    }
+
+    /// Takes a handle on a file: the entry that its user shares, or a new one. Memory is never shared. A
+    /// descriptor that is not needed comes back, because closing it may take time.
     pub fn acquire(
         &mut self,
         user: User,
@@ -109,13 +135,14 @@ impl Catalog {
         label: &str,
         is_memory: bool,
         now: Instant,
-    ) -> CatalogId {
+    ) -> (CatalogId, Option<OwnedFd>) {
         let shared = self.by_identity.get(&(user, identity)).copied().filter(|_| !is_memory);
         if let Some(source) = shared
             && let Some(entry) = self.entries.get_mut(&source)
         {
             entry.handle_count += 1;
-            return source;
+            self.keep_no_longer(source);
+            return (source, Some(fd));
         }
         let source = CatalogId(self.next_id);
         self.next_id += 1;
@@ -136,7 +163,7 @@ impl Catalog {
             is_memory,
         };
         self.entries.insert(source, entry);
-        source
+        (source, None)
     }
 
     /// Gives a handle back.
@@ -144,6 +171,27 @@ impl Catalog {
         if let Some(entry) = self.entries.get_mut(&source) {
             entry.handle_count = entry.handle_count.saturating_sub(1);
             entry.idle_since = now;
+            if entry.handle_count > 0 {
+                return;
+            }
+            if !entry.is_shared {
+                self.spent.insert(source);
+                return;
+            }
+            let bytes = entry.index_bytes();
+            self.idle.insert((now, source));
+            self.idle_bytes_sum += bytes;
+            self.idle_bytes.insert(source, bytes);
+        }
+    }
+
+    fn keep_no_longer(&mut self, source: CatalogId) {
+        if let Some(bytes) = self.idle_bytes.remove(&source) {
+            self.idle_bytes_sum -= bytes;
+            let since = self.entries.get(&source).map(|entry| entry.idle_since);
+            if let Some(since) = since {
+                self.idle.remove(&(since, source));
+            }
         }
     }
 
@@ -151,32 +199,37 @@ impl Catalog {
     pub fn unshare(&mut self, source: CatalogId) {
         if let Some(entry) = self.entries.get_mut(&source) {
             entry.is_shared = false;
+            if entry.handle_count == 0 {
+                self.spent.insert(source);
+            }
             if self.by_identity.get(&(entry.user, entry.identity)) == Some(&source) {
                 self.by_identity.remove(&(entry.user, entry.identity));
             }
         }
     }
 
-    /// Forgets files that nobody has open and that are too old, too many or too large, and returns them:
-    /// engines have to forget them too, and closing them may take time.
-    pub fn evict(&mut self, now: Instant) -> Vec<(CatalogId, Entry)> {
-        let idle = self.entries.iter().filter(|(_, entry)| entry.handle_count == 0);
-        let mut idle: Vec<(Instant, CatalogId)> =
-            idle.map(|(&source, entry)| (entry.idle_since, source)).collect();
-        idle.sort_unstable_by(|one, other| other.cmp(one));
+    /// True if files have to be forgotten now, however old they are.
+    pub fn has_surplus(&self) -> bool {
+        !self.spent.is_empty()
+            || self.idle.len() > IDLE_COUNT_MAX
+            || self.idle_bytes_sum > IDLE_INDEX_BYTES_MAX
+    }
+
+    /// Forgets files that nobody has open and that are too old, too many or too large, at most `count_max`,
+    /// and returns them: engines have to forget them too, and closing them may take time.
+    pub fn evict(&mut self, now: Instant, count_max: usize) -> Vec<(CatalogId, Entry)> {
         let mut evicted = Vec::new();
-        let mut index_bytes = 0;
-        for (position, (idle_since, source)) in idle.into_iter().enumerate() {
-            let Some(entry) = self.entries.get(&source) else { continue };
-            index_bytes += entry.index_bytes();
-            let is_kept = entry.is_shared
-                && position < IDLE_COUNT_MAX
-                && index_bytes <= IDLE_INDEX_BYTES_MAX
-                && now.duration_since(idle_since) < IDLE_KEPT;
-            if !is_kept {
-                self.unshare(source);
-                evicted.extend(self.entries.remove(&source).map(|entry| (source, entry)));
-            }
+        while evicted.len() < count_max {
+            let is_old = |since: Instant| now.saturating_duration_since(since) >= IDLE_KEPT;
+            let source = match (self.spent.pop_first(), self.idle.first()) {
+                (Some(spent), _) => spent,
+                (None, Some(&(since, oldest))) if is_old(since) || self.has_surplus() => oldest,
+                (None, _) => break,
+            };
+            self.keep_no_longer(source);
+            self.unshare(source);
+            self.spent.remove(&source);
+            evicted.extend(self.entries.remove(&source).map(|entry| (source, entry)));
         }
         evicted
     }
@@ -194,7 +247,7 @@ mod tests {
 
     fn open(catalog: &mut Catalog, user: User, inode: u64, is_memory: bool, now: Instant) -> CatalogId {
         let fd = std::fs::File::open("/dev/null").unwrap().into();
-        catalog.acquire(user, identity(inode), fd, "a", is_memory, now)
+        catalog.acquire(user, identity(inode), fd, "a", is_memory, now).0
     }
 
     #[test]
@@ -223,12 +276,12 @@ mod tests {
     fn idle_file_is_found_again_until_its_time_is_over() {
         let (mut catalog, now) = (Catalog::default(), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
-        assert!(catalog.evict(now + 2 * IDLE_KEPT).is_empty(), "it is open");
+        assert!(catalog.evict(now + 2 * IDLE_KEPT, 9).is_empty(), "it is open");
         catalog.release(one, now);
-        assert!(catalog.evict(now).is_empty());
+        assert!(catalog.evict(now, 9).is_empty());
         assert_eq!(open(&mut catalog, USER, 1, false, now), one);
         catalog.release(one, now);
-        assert_eq!(catalog.evict(now + IDLE_KEPT).len(), 1);
+        assert_eq!(catalog.evict(now + IDLE_KEPT, 9).len(), 1);
         assert_ne!(open(&mut catalog, USER, 1, false, now), one);
     }
 
@@ -239,6 +292,33 @@ mod tests {
         catalog.unshare(one);
         assert_ne!(open(&mut catalog, USER, 1, false, now), one);
         catalog.release(one, now);
-        assert_eq!(catalog.evict(now).len(), 1);
+        assert_eq!(catalog.evict(now, 9).len(), 1);
+    }
+
+    #[test]
+    fn oldest_of_too_many_idle_files_go_first_and_a_few_at_a_time() {
+        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let step = Duration::from_micros(1);
+        for number in 0..IDLE_COUNT_MAX as u32 + 3 {
+            let source = open(&mut catalog, USER, number.into(), false, now);
+            catalog.release(source, now + step * number);
+        }
+        let evicted = |catalog: &mut Catalog| -> Vec<u64> {
+            catalog.evict(now, 2).into_iter().map(|(_, entry)| entry.identity.inode).collect()
+        };
+        assert_eq!(evicted(&mut catalog), [0, 1]);
+        assert!(catalog.has_surplus());
+        assert_eq!(evicted(&mut catalog), [2]);
+        assert!(!catalog.has_surplus());
+    }
+
+    #[test]
+    fn file_that_is_opened_again_is_not_idle() {
+        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let one = open(&mut catalog, USER, 1, false, now);
+        catalog.release(one, now);
+        open(&mut catalog, USER, 1, false, now);
+        assert!(catalog.evict(now + 2 * IDLE_KEPT, 9).is_empty());
+        assert!(catalog.idle.is_empty() && catalog.idle_bytes.is_empty());
     }
 }

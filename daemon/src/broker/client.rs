@@ -18,6 +18,7 @@ use reeld_protocol::status::ClientStatus;
 use reeld_protocol::{VERSION_MAJOR, VERSION_MINOR};
 use tokio::sync::Semaphore;
 
+use super::death::Watch;
 use super::job::User;
 use super::leases::ClientMemory;
 use super::peer::Peer;
@@ -88,6 +89,8 @@ pub struct Client {
     pub request_count: u64,
     peer: Peer,
     permits: Arc<Semaphore>,
+    /// Kept for its end.
+    _watch: Watch,
     next_arena: u32,
     next_source: u64,
     is_broken: bool,
@@ -100,10 +103,11 @@ impl Client {
         identity: PeerIdentity,
         quota_bytes: u64,
         now: Instant,
-        connect: impl FnOnce(Arc<Semaphore>) -> Peer,
+        connect: impl FnOnce(Arc<Semaphore>) -> (Peer, Watch),
     ) -> Client {
         let connection = (identity.uid == OVERFLOW_UID).then_some(key);
         let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
+        let (peer, watch) = connect(Arc::clone(&permits));
         Client {
             key,
             user: User { uid: identity.uid, connection },
@@ -116,8 +120,9 @@ impl Client {
             sources: HashMap::new(),
             waiting: VecDeque::new(),
             request_count: 0,
-            peer: connect(Arc::clone(&permits)),
+            peer,
             permits,
+            _watch: watch,
             next_arena: 0,
             next_source: 0,
             is_broken: false,
@@ -227,5 +232,12 @@ impl Client {
             tracing::debug!(client = self.key, %error, "client cannot be reached");
             self.is_broken = true;
         }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Its reading task may be waiting for one, and would wait for ever.
+        self.permits.close();
     }
 }

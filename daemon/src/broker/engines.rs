@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,21 +18,18 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use super::backoff::Backoff;
+use super::blame::Death;
+use super::helpers::Line;
 use super::job::{Job, User, mix};
 use super::peer::Peer;
-use super::{Event, PeerKey, service};
+use super::spawner::Spawner;
+use super::{Event, PeerKey};
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
 /// An engine without work ends after this long: its sessions and pictures are of no use to others, and the
 /// next one starts in about 20 ms.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
-
-/// An engine answers or yields every 20 ms of decoding. One that says nothing for so long hangs, in a codec
-/// or on a file system.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// Engines in a row that end before they are ready, after which waiting work is given up.
-const FAILED_STARTS_MAX: u32 = 3;
 
 /// Runs that an engine has begun and that wait for their next turn. Below the number of its sessions, so
 /// that a warm one is never evicted before its run goes on.
@@ -64,15 +61,28 @@ pub struct Engine {
     /// What it last said of itself.
     pub report: EngineReport,
     peer: Peer,
-    child: Child,
+    process: Process,
     is_ready: bool,
+    /// What it did that made us end it.
+    offence: Option<String>,
     /// Told to end: it gets no more work.
     is_leaving: bool,
     sources: HashSet<CatalogId>,
     arenas: HashSet<ArenaKey>,
     /// Said when it is idle: a job in progress may still use what is dropped.
     farewells: Vec<EngineRequest>,
+    started_at: Instant,
     idle_since: Instant,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// Asked for; ended as soon as it is there where it `is_unwanted`.
+    Ordered { is_unwanted: bool },
+    /// Running, or ended and not reaped.
+    Running(Child),
+    /// It could not be started.
+    Failed,
 }
 
 /// All engine processes of the node.
@@ -82,25 +92,35 @@ pub struct Engines {
     engine_count_max: usize,
     cache_mib: u64,
     log: String,
+    silence_max: Duration,
+    spawner: Spawner,
+    backoff: Backoff,
     events: mpsc::Sender<Event>,
     next_key: u64,
     next_job: u64,
-    failed_starts: u32,
 }
 
 impl Engines {
-    /// None yet.
-    pub fn new(engine_count_max: usize, cache_mib: u64, log: String, events: mpsc::Sender<Event>) -> Engines {
-        Engines {
+    /// None yet. They log what `log` says; one that says nothing for `silence_max` hangs.
+    pub fn new(
+        engine_count_max: usize,
+        cache_mib: u64,
+        log: String,
+        silence_max: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> io::Result<Engines> {
+        Ok(Engines {
             engines: BTreeMap::new(),
             engine_count_max,
             cache_mib,
             log,
+            silence_max,
+            spawner: Spawner::start(events.clone())?,
+            backoff: Backoff::default(),
             events,
             next_key: 0,
             next_job: 0,
-            failed_starts: 0,
-        }
+        })
     }
 
     /// One engine.
@@ -139,49 +159,98 @@ impl Engines {
         job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
     }
 
-    /// True if another engine may be started for this user: the node's budget has room, or the user has none.
-    pub fn may_start(&self, user: User) -> bool {
-        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
-        let has_none = self.engines.values().all(|engine| engine.user != user);
-        !is_starting && (has_none || self.engines.len() < self.engine_count_max)
+    /// True if some engine could take work now.
+    pub fn has_idle(&self) -> bool {
+        self.engines.values().any(Engine::is_idle)
     }
 
-    /// Starts an engine. It takes work once it has said that it is ready.
-    pub fn start(&mut self, user: User, now: Instant) -> io::Result<EngineKey> {
+    /// All of them, for the audit.
+    pub fn iter(&self) -> impl Iterator<Item = (EngineKey, &Engine)> {
+        self.engines.iter().map(|(&key, engine)| (key, engine))
+    }
+
+    /// True if another engine may be started for this user: the node's budget has room, or the user has none,
+    /// and its engines do not die one after the other.
+    pub fn may_start(&self, user: User, now: Instant) -> bool {
+        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
+        let has_none = self.engines.values().all(|engine| engine.user != user);
+        let has_room = has_none || self.engines.len() < self.engine_count_max;
+        !is_starting && has_room && self.backoff.may_start(user, now)
+    }
+
+    /// When an engine may be started that may not be started now.
+    pub fn next_start(&self, now: Instant) -> Option<Instant> {
+        self.backoff.next_start(now)
+    }
+
+    /// Orders an engine. It takes work once it has said that it is ready.
+    pub fn start(&mut self, user: User, now: Instant) {
         let key = EngineKey(self.next_key);
         self.next_key += 1;
+        match self.order(key, user, now) {
+            Ok(engine) => {
+                self.engines.insert(key, engine);
+            }
+            Err(error) => {
+                tracing::error!(%error, "an engine cannot be started");
+                self.backoff.died(user, Duration::ZERO, false, now);
+            }
+        }
+    }
+
+    fn order(&self, key: EngineKey, user: User, now: Instant) -> io::Result<Engine> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut command = Command::new("/proc/self/exe");
-        for variable in service::VARIABLES {
-            command.env_remove(variable);
-        }
-        let child = command
-            .arg("engine")
-            .arg("--cache-mib")
-            .arg(self.cache_mib.to_string())
-            .env("REELD_LOG", &self.log)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .spawn()?;
-        self.watch(key, &child)?;
-        let peer = Peer::start(PeerKey::Engine(key), UnixStream::from_std(ours)?, self.events.clone(), None);
-        tracing::info!(engine = key.0, pid = child.id(), uid = user.uid, "engine started");
-        let engine = Engine {
+        let ours = UnixStream::from_std(ours)?;
+        self.spawner.order(key, self.cache_mib, &self.log, theirs.into())?;
+        let line = Line::User(user.uid);
+        Ok(Engine {
             user,
             running: None,
             report: EngineReport::default(),
-            peer,
-            child,
+            peer: Peer::start(PeerKey::Engine(key), line, ours, self.events.clone(), None),
+            process: Process::Ordered { is_unwanted: false },
             is_ready: false,
+            offence: None,
             is_leaving: false,
             sources: HashSet::new(),
             arenas: HashSet::new(),
             farewells: Vec::new(),
+            started_at: now,
             idle_since: now,
-        };
-        self.engines.insert(key, engine);
-        Ok(key)
+        })
+    }
+
+    /// An engine that was ordered is there, or could not be started.
+    pub fn spawned(&mut self, key: EngineKey, spawned: io::Result<Child>) {
+        let watched = spawned.and_then(|mut child| match self.watch(key, &child) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                // Nothing would tell us of its end.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        });
+        let Some(engine) = self.engines.get_mut(&key) else { return };
+        let is_unwanted = matches!(engine.process, Process::Ordered { is_unwanted: true });
+        match watched {
+            Ok(child) => {
+                tracing::info!(engine = key.0, pid = child.id(), uid = engine.user.uid, "engine started");
+                engine.process = Process::Running(child);
+                if is_unwanted {
+                    engine.kill();
+                }
+            }
+            Err(error) => {
+                tracing::error!(engine = key.0, %error, "an engine cannot be started");
+                engine.process = Process::Failed;
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let _ = events.send(Event::EngineExited(key)).await;
+                });
+            }
+        }
     }
 
     /// Makes the process's end an event.
@@ -201,8 +270,8 @@ impl Engines {
 
     /// The engine said that it is ready.
     pub fn ready(&mut self, engine: EngineKey, now: Instant) {
-        self.failed_starts = 0;
         if let Some(engine) = self.engines.get_mut(&engine) {
+            self.backoff.became_ready(engine.user);
             engine.is_ready = true;
             engine.idle_since = now;
         }
@@ -214,41 +283,63 @@ impl Engines {
         JobId(self.next_job)
     }
 
-    /// Collects an engine whose process has ended.
-    pub fn reap(&mut self, engine: EngineKey) -> Option<Engine> {
+    /// Collects an engine whose process has ended, and says how it did. Only after this may the slots be
+    /// used again that it was writing into.
+    pub fn reap(&mut self, engine: EngineKey, now: Instant) -> Option<(Engine, Death)> {
         let mut engine = self.engines.remove(&engine)?;
-        // The process has ended, so this returns at once.
-        match engine.child.wait() {
-            Ok(status) => tracing::info!(pid = engine.child.id(), %status, "engine ended"),
-            Err(error) => tracing::error!(pid = engine.child.id(), %error, "engine cannot be reaped"),
+        let ended = match &mut engine.process {
+            // The process has ended, so this returns at once.
+            Process::Running(child) => child.wait(),
+            Process::Ordered { .. } | Process::Failed => Err(io::Error::other("it was never started")),
+        };
+        let pid = engine.pid();
+        let death = match (ended, engine.offence.take()) {
+            (Ok(status), None) => {
+                tracing::info!(pid, %status, "engine ended");
+                Death::of(status)
+            }
+            (Ok(_), Some(offence)) => Death::Crash(offence),
+            (Err(error), _) => {
+                tracing::error!(pid, %error, "engine cannot be reaped");
+                Death::Crash(error.to_string())
+            }
+        };
+        if !engine.is_leaving || engine.running.is_some() {
+            let lived = now.saturating_duration_since(engine.started_at);
+            self.backoff.died(engine.user, lived, engine.is_ready, now);
         }
-        if !engine.is_ready {
-            self.failed_starts += 1;
-        }
-        Some(engine)
+        Some((engine, death))
     }
 
-    /// True when engines cannot be started at all: waiting work is hopeless.
-    pub fn is_hopeless(&mut self) -> bool {
-        let is_hopeless = self.failed_starts >= FAILED_STARTS_MAX;
-        if is_hopeless {
-            self.failed_starts = 0;
-        }
-        is_hopeless
+    /// True when engines cannot be started for this user at all: waiting work is hopeless.
+    pub fn is_hopeless(&self, user: User) -> bool {
+        let has_one = self.engines.values().any(|engine| engine.user == user && engine.is_ready);
+        !has_one && self.backoff.is_hopeless(user)
+    }
+
+    /// Ends all of them without waiting for it: one may hang on a file system.
+    pub fn kill_all(&mut self) {
+        self.engines.values_mut().for_each(Engine::kill);
     }
 
     /// Ends engines that have had nothing to do for long, and kills those that hang.
     pub fn tend(&mut self, now: Instant) {
+        self.backoff.tend(now);
         for (key, engine) in &mut self.engines {
+            let is_silent = |since: Instant| now.saturating_duration_since(since) >= self.silence_max;
             match &engine.running {
+                None if !engine.is_ready && is_silent(engine.started_at) => {
+                    tracing::error!(engine = key.0, "engine does not get ready");
+                    engine.condemn("it did not get ready");
+                }
                 None if engine.is_idle() && now.duration_since(engine.idle_since) >= IDLE_KEPT => {
                     tracing::info!(engine = key.0, "engine has nothing to do");
                     engine.is_leaving = true;
                     engine.peer.finish();
                 }
-                Some(running) if now.duration_since(running.since) >= SILENCE_MAX => {
+                Some(running) if is_silent(running.since) => {
                     tracing::error!(engine = key.0, "engine hangs");
-                    engine.kill();
+                    engine.condemn("it did not answer");
                 }
                 None | Some(_) => {}
             }
@@ -276,7 +367,7 @@ impl Engines {
     /// For the status report.
     pub fn status(&self) -> impl Iterator<Item = EngineStatus> {
         self.engines.values().map(|engine| EngineStatus {
-            pid: engine.child.id(),
+            pid: engine.pid(),
             uid: engine.user.uid,
             is_busy: engine.running.is_some(),
             session_count: engine.report.session_count,
@@ -325,7 +416,7 @@ impl Engine {
     pub fn send(&mut self, request: &EngineRequest, fds: Vec<Arc<OwnedFd>>) {
         if let Err(error) = self.peer.send(request, 0, fds) {
             // Its end will be an event, and all it did is then done elsewhere.
-            tracing::warn!(pid = self.child.id(), %error, "engine cannot be reached");
+            tracing::warn!(pid = self.pid(), %error, "engine cannot be reached");
             self.kill();
         }
     }
@@ -337,9 +428,34 @@ impl Engine {
         }
     }
 
+    /// The arenas that it was told of, for the audit.
+    pub fn arenas(&self) -> impl Iterator<Item = ArenaKey> {
+        self.arenas.iter().copied()
+    }
+
+    /// Its process id; 0 while there is none.
+    pub fn pid(&self) -> u32 {
+        match &self.process {
+            Process::Running(child) => child.id(),
+            Process::Ordered { .. } | Process::Failed => 0,
+        }
+    }
+
     /// Ends the process. What it was doing is settled when its end is an event.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
+        match &mut self.process {
+            Process::Running(child) => {
+                let _ = child.kill();
+            }
+            Process::Ordered { is_unwanted } => *is_unwanted = true,
+            Process::Failed => {}
+        }
+    }
+
+    /// Ends the process for something that it did: its death is a crash.
+    pub fn condemn(&mut self, offence: &str) {
+        self.offence.get_or_insert_with(|| offence.to_owned());
+        self.kill();
     }
 
     fn farewell(&mut self, request: EngineRequest) {
@@ -347,15 +463,6 @@ impl Engine {
             self.farewells.push(request);
         } else {
             self.send(&request, Vec::new());
-        }
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
         }
     }
 }

@@ -4,47 +4,58 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::WireError;
 use reeld_protocol::ids::LeaseId;
-use reeld_protocol::message::{FramesReply, GetFrames, MemoryRange, PartLayout, Reply, Wanted};
+use reeld_protocol::message::{FramesReply, GetFrames, PartLayout, Reply};
 
-use super::client::OpenedSource;
+use super::blame::{Blame, Death};
+use super::client::Client;
+use super::helpers::{Done, Line, Purpose};
 use super::job::{Decode, Job, Task};
 use super::leases::{Release, Reservation, Slot};
-use super::plan::{FRAMES_PER_REQUEST_MAX, PlanError, Selection, plan};
+use super::locating::{self, Sought};
+use super::plan::plan;
 use super::queue::Pushed;
 use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
 use super::{Broker, reply};
-use crate::link::{ArenaKey, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
+use crate::link::{ArenaKey, CatalogId, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
 
 /// Parts of one request: a batch of videos. The layouts of so many, at 52 bytes each, fit into one reply.
 const PARTS_MAX: usize = 1024;
 
-/// How often a request is tried again after an engine crashed over it.
-const CRASHES_MAX: u8 = 1;
+/// Crashed engines after which a request is given up, whatever files of it they were at: it may have a
+/// thousand parts.
+const DEATHS_PER_REQUEST_MAX: u32 = 24;
 
 impl Broker {
-    pub(super) fn get_frames(&mut self, client: u64, request_id: u64, wanted: &GetFrames, fds: Vec<OwnedFd>) {
-        match self.plan_request(client, request_id, wanted, fds) {
-            Ok(request) => {
-                self.totals.requests += 1;
-                let key = self.requests.insert(request);
-                self.admit(key);
-            }
-            Err(error) => self.fail(client, request_id, error),
-        }
-    }
-
-    fn plan_request(
+    pub(super) fn get_frames(
         &mut self,
         client: u64,
         request_id: u64,
-        wanted: &GetFrames,
-        fds: Vec<OwnedFd>,
-    ) -> Result<FrameRequest, WireError> {
+        wanted: GetFrames,
+        fds: &mut Vec<OwnedFd>,
+    ) {
+        let line = self.clients.get(&client).map_or(Line::House, |client| Line::User(client.user.uid));
+        let (request, parts) = match self.resolve(client, request_id, wanted) {
+            Ok(resolved) => resolved,
+            Err(error) => return self.fail(client, request_id, error),
+        };
+        let key = self.requests.insert(request);
+        if fds.is_empty() && locating::is_small(&parts) {
+            return self.located(Purpose::Locate(key), locating::locate(&parts, Vec::new()));
+        }
+        let fds = std::mem::take(fds);
+        self.helpers.run(line, Purpose::Locate(key), move || Done::Located(locating::locate(&parts, fds)));
+    }
+
+    /// Finds the files that a request names. From here on it stands, whatever its client closes.
+    fn resolve(
+        &mut self,
+        client: u64,
+        request_id: u64,
+        wanted: GetFrames,
+    ) -> Result<(FrameRequest, Vec<Sought>), WireError> {
         let deadline_millis = wanted.timeout_millis.map(|timeout| self.now_millis().saturating_add(timeout));
-        let memory = accept_memory(fds)?;
         let Some(client) = self.clients.get_mut(&client) else {
             return Err(reply::internal("a request without its client"));
         };
@@ -59,37 +70,54 @@ impl Broker {
             )));
         }
         let mut parts = Vec::with_capacity(wanted.parts.len());
-        let mut frame_count = 0;
-        for part in &wanted.parts {
+        for part in wanted.parts {
             let Some(source) = client.sources.get(&part.source) else {
                 return Err(reply::invalid(format!("source {} is not open", part.source)));
             };
-            let selection = select(&part.wanted, memory.as_ref())?;
-            let located = source.timeline.locate(source.stream, &selection);
-            let located = located.map_err(|error| reply::from_plan(&error))?;
-            frame_count += located.len() as u64;
-            if frame_count > FRAMES_PER_REQUEST_MAX {
-                return Err(reply::from_plan(&PlanError::TooManyFrames { count: frame_count }));
-            }
-            let OpenedSource { catalog, stream, height, width, thread_count, .. } = *source;
-            let dtype = part.dtype;
-            parts.push(PlannedPart { source: catalog, stream, located, height, width, dtype, thread_count });
+            parts.push(Sought { source: source.clone(), wanted: part.wanted, dtype: part.dtype });
         }
-        let quota_bytes = client.memory.quota_bytes();
-        let too_large = || reply::from_reservation(&Reservation::TooLarge, u64::MAX, quota_bytes);
-        let (layouts, slot_bytes) = lay_out(&parts).ok_or_else(too_large)?;
-        Ok(FrameRequest {
+        let request = FrameRequest {
             client: client.key,
             request_id,
-            parts,
+            parts: Vec::new(),
             priority: wanted.priority,
             deadline_millis,
-            layouts,
-            slot_bytes,
+            layouts: Vec::new(),
+            slot_bytes: 0,
             lease: None,
-            missing_count: frame_count,
-            crash_count: 0,
-        })
+            missing_count: 0,
+            blames: Vec::new(),
+        };
+        Ok((request, parts))
+    }
+
+    /// The frames of a request were found, or there are none such.
+    pub(super) fn located(&mut self, purpose: Purpose, located: Result<Vec<PlannedPart>, WireError>) {
+        let Purpose::Locate(key) = purpose else { return };
+        // Its client may be gone, have cancelled, or have had no more time.
+        let Some(request) = self.requests.get_mut(key) else { return };
+        let too_large = |client: &Client| {
+            reply::from_reservation(&Reservation::TooLarge, u64::MAX, client.memory.quota_bytes())
+        };
+        let planned = match (located, self.clients.get(&request.client)) {
+            (Ok(parts), Some(client)) => {
+                lay_out(&parts).ok_or_else(|| too_large(client)).map(|layout| (parts, layout))
+            }
+            (Ok(_), None) => Err(reply::internal("a request without its client")),
+            (Err(error), _) => Err(error),
+        };
+        match planned {
+            Ok((parts, (layouts, slot_bytes))) => {
+                (request.parts, request.layouts, request.slot_bytes) = (parts, layouts, slot_bytes);
+                self.totals.requests += 1;
+                self.admit(key);
+            }
+            Err(error) => {
+                if let Some(request) = self.requests.remove(key) {
+                    self.fail(request.client, request.request_id, error);
+                }
+            }
+        }
     }
 
     /// Lets a request in if there is memory for its result, behind those that wait already.
@@ -158,7 +186,7 @@ impl Broker {
                     // The client has given these up, whether or not there is memory for a new one.
                     self.drop_arenas(&dropped);
                     let granted = granted?;
-                    tokio::task::spawn_blocking({
+                    self.helpers.run(Line::House, Purpose::Chore, {
                         let granted = granted.clone();
                         move || prefault(&granted.fd, granted.bytes)
                     });
@@ -206,7 +234,8 @@ impl Broker {
                     thread_count: part.thread_count,
                 };
                 let (source, task) = (part.source, Task::Decode(decode));
-                self.push_decode(Job { user, source, pinned: None, failure_count: 0, task });
+                let blame = Blame::default();
+                self.push_decode(Job { user, source, pinned: None, failure_count: 0, blame, task });
             }
         }
     }
@@ -259,7 +288,7 @@ impl Broker {
             }
             client.fail(request.request_id, error);
         }
-        self.forget_unwanted();
+        self.forget_unwanted(request.client);
         self.admit_waiting(request.client);
     }
 
@@ -286,8 +315,14 @@ impl Broker {
         }
     }
 
-    /// An engine died over these pictures. Their requests start again, in other slots, or give up.
-    pub(super) fn pictures_crashed(&mut self, wanted: &[WantedId], label: &str) {
+    /// An engine died over these pictures of one file. Their requests start again, in other slots, or give up.
+    pub(super) fn pictures_crashed(
+        &mut self,
+        wanted: &[WantedId],
+        source: CatalogId,
+        label: &str,
+        death: &Death,
+    ) {
         let mut requests: Vec<u64> = Vec::new();
         for &wanted in wanted {
             let is_wanted = self.requests.is_wanted(wanted);
@@ -298,9 +333,8 @@ impl Broker {
         requests.dedup();
         for key in requests {
             let Some(request) = self.requests.get_mut(key) else { continue };
-            request.crash_count += 1;
-            if request.crash_count > CRASHES_MAX {
-                self.fail_request(key, reply::crashed(label));
+            if let Some(blame) = blame_file(request, source, death) {
+                self.fail_request(key, reply::crashed(label, blame, death));
                 continue;
             }
             self.totals.retries += 1;
@@ -308,7 +342,7 @@ impl Broker {
             if let (Some(client), Some(lease)) = (self.clients.get_mut(&client), lease) {
                 client.memory.abandon(lease);
             }
-            self.forget_unwanted();
+            self.forget_unwanted(client);
             self.admit(key);
         }
     }
@@ -331,10 +365,11 @@ impl Broker {
         }
     }
 
-    /// Takes pictures that nobody waits for any more out of the queue, and stops runs that have none left.
-    pub(super) fn forget_unwanted(&mut self) {
+    /// Takes pictures that a client does not wait for any more out of the queue, and stops runs that have none
+    /// left.
+    pub(super) fn forget_unwanted(&mut self, client: u64) {
         let requests = &mut self.requests;
-        self.queue.retain(|job| {
+        self.queue.retain_of(client, |job| {
             let Task::Decode(decode) = &mut job.task else { return true };
             decode.pictures.retain(|(picture, _)| {
                 let is_wanted = requests.is_wanted(picture.id);
@@ -373,6 +408,19 @@ impl Broker {
     }
 }
 
+/// Takes note of a death over one of the request's files; what the file has suffered, if it is enough.
+fn blame_file(request: &mut FrameRequest, source: CatalogId, death: &Death) -> Option<Blame> {
+    let position = request.blames.iter().position(|(known, _)| *known == source).unwrap_or_else(|| {
+        request.blames.push((source, Blame::default()));
+        request.blames.len() - 1
+    });
+    let blame = &mut request.blames[position].1;
+    let is_enough = blame.add(death);
+    let blame = *blame;
+    let death_count: u32 = request.blames.iter().map(|(_, blame)| u32::from(blame.death_count())).sum();
+    (is_enough || death_count >= DEATHS_PER_REQUEST_MAX).then_some(blame)
+}
+
 /// Where one row of a part goes.
 fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64) -> Destination {
     Destination {
@@ -387,46 +435,11 @@ fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64)
 }
 
 /// Provides an arena's pages before they are needed; a failure only means that they come later.
-fn prefault(fd: &OwnedFd, bytes: u64) {
+fn prefault(fd: &OwnedFd, bytes: u64) -> Done {
     if let Ok(arena) = reeld_protocol::Arena::map(fd, bytes) {
         arena.populate();
     }
-}
-
-fn accept_memory(mut fds: Vec<OwnedFd>) -> Result<Option<SealedMemfd>, WireError> {
-    let Some(fd) = fds.pop() else { return Ok(None) };
-    if !fds.is_empty() {
-        return Err(reply::invalid("at most one memory file may come with GetFrames"));
-    }
-    let memory = SealedMemfd::from_peer(fd);
-    memory.map(Some).map_err(|error| reply::invalid(format!("the memory file with the request: {error}")))
-}
-
-/// The selection that a part means, with what lies in memory read.
-fn select(wanted: &Wanted, memory: Option<&SealedMemfd>) -> Result<Selection, WireError> {
-    Ok(match wanted {
-        Wanted::Indices(indices) => Selection::Indices(indices.clone()),
-        &Wanted::IndexRange { start, stop, step } => Selection::IndexRange { start, stop, step },
-        &Wanted::PlayedAt(seconds) => Selection::PlayedAt(seconds),
-        Wanted::PlayedAtEach(times) => Selection::PlayedAtEach(times.clone()),
-        &Wanted::PlayedInRange { start, stop } => Selection::PlayedInRange { start, stop },
-        &Wanted::IndicesInMemory(range) => {
-            let words = read_words(memory, range)?;
-            Selection::Indices(words.into_iter().map(i64::from_le_bytes).collect())
-        }
-        &Wanted::PlayedAtEachInMemory(range) => {
-            let words = read_words(memory, range)?;
-            Selection::PlayedAtEach(words.into_iter().map(f64::from_le_bytes).collect())
-        }
-    })
-}
-
-fn read_words(memory: Option<&SealedMemfd>, range: MemoryRange) -> Result<Vec<[u8; 8]>, WireError> {
-    let memory = memory.ok_or_else(|| reply::invalid("the request names memory, but none came with it"))?;
-    if range.count > FRAMES_PER_REQUEST_MAX {
-        return Err(reply::from_plan(&PlanError::TooManyFrames { count: range.count }));
-    }
-    memory.read_words(range.offset_bytes, range.count).map_err(|error| reply::invalid(error.to_string()))
+    Done::Nothing
 }
 
 /// The arenas that a run writes into.

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use reeld_protocol::ids::StreamIndex;
 use sha2::{Digest, Sha256};
 
+use super::helpers::Line;
 use super::job::User;
 use crate::link::index::Index;
 use crate::link::{ContentDigest, FileIdentity};
@@ -65,6 +66,11 @@ impl IndexKey {
         hash.update(stream.0.to_le_bytes());
         hash.update(demuxer.as_bytes());
         Some(IndexKey { uid: user.uid, digest: hash.finalize().into() })
+    }
+
+    /// Whom a disk that does not answer holds up.
+    pub fn line(&self) -> Line {
+        Line::User(self.uid)
     }
 }
 

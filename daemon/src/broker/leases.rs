@@ -240,6 +240,11 @@ impl ClientMemory {
         usage
     }
 
+    /// How many pictures engines are writing into each slot, for the audit.
+    pub fn writing_counts(&self) -> impl Iterator<Item = (LeaseId, u64)> {
+        self.holdings.iter().map(|(&lease, holding)| (lease, holding.writing_count))
+    }
+
     fn arena_bytes(&self) -> u64 {
         self.arenas.values().map(|arena| arena.bytes).sum()
     }

@@ -14,22 +14,38 @@
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
 //! | `engines`     | the engine processes                                                  |
+//! | `backoff`, `blame` | pure: how long to wait for the next engine, and whose fault a death is |
+//! | `spawner`     | the thread that starts processes                                      |
 //! | `peer`        | a socket as the loop sees it                                          |
+//! | `death`       | how a client's death is noticed that its socket does not show         |
+//! | `helpers`     | threads for calls that may hang                                       |
+//! | `parting`     | what becomes of what clients leave behind, and what helpers bring     |
+//! | `locating`    | finding the frames of large requests, away from the loop              |
 //! | `source_file` | checks of a file that a client sent                                   |
+//! | `turns`       | how long the loop's turns take                                        |
+//! | `audit`       | what must hold across all tables                                      |
+//! | `switches`    | what only tests change                                                |
 //! | `listen`      | the listening socket and its lock                                     |
 //! | `service`     | what the service manager is told and gives                            |
 //! | `reply`       | errors as numbers and sentences                                       |
 //! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
 
+mod audit;
+mod backoff;
+mod blame;
 mod catalog;
 mod client;
+mod death;
 mod engines;
 mod frames;
+mod helpers;
 mod index_store;
 mod job;
 mod leases;
 mod listen;
+mod locating;
 mod opening;
+mod parting;
 mod peer;
 mod plan;
 mod queue;
@@ -38,46 +54,47 @@ mod requests;
 mod running;
 mod service;
 mod source_file;
+mod spawner;
+mod switches;
 mod tending;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::OwnedFd;
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
 use reeld_protocol::handshake::Hello;
-use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::socket::peer_identity;
 use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::config::Settings;
-use crate::link::index::{Index, IndexError};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
 use client::{Client, GrantedArena};
+use death::Watch;
 use engines::{EngineKey, Engines};
+use helpers::{Done, Helpers, Line};
 use index_store::IndexStore;
 use job::Job;
 use opening::PendingOpen;
+use peer::Remains;
 use queue::{Queue, Waiter};
 use requests::Requests;
 use service::Service;
-use source_file::SourceFile;
+use switches::Switches;
+use turns::Turns;
 
 /// Events that wait for the loop. When it is full, sockets are not read.
 const EVENTS_MAX: usize = 1024;
-
-/// Helper threads for calls that may hang on a foreign file system.
-const HELPERS_MAX: usize = 8;
-
-/// Calls that one user may have in the helper pool at once: a file system that hangs costs its user, nobody
-/// else.
-const HELPERS_PER_USER_MAX: usize = 4;
 
 /// Whose socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +107,28 @@ enum PeerKey {
 #[derive(Debug)]
 enum Event {
     Connected(UnixStream),
-    Frame { key: PeerKey, frame: Frame },
-    Gone { key: PeerKey, reason: Option<io::Error> },
-    Writable(PeerKey),
+    Frame {
+        key: PeerKey,
+        line: Line,
+        frame: Frame,
+    },
+    /// A socket has ended.
+    Gone {
+        reason: Option<io::Error>,
+        remains: Remains,
+    },
+    /// The process of a client has ended.
+    Died(u64),
+    Writable(Remains),
+    /// Something is left to be closed.
+    Left(Remains),
+    EngineSpawned(EngineKey, io::Result<Child>),
     EngineExited(EngineKey),
-    SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
-    IndexLoaded { source: CatalogId, stream: StreamIndex, waiter: Waiter, index: Option<Index> },
-    IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
+    Helped {
+        line: Line,
+        call: u64,
+        done: Done,
+    },
     Stop,
 }
 
@@ -110,6 +142,7 @@ enum Flow {
 /// All state of the daemon.
 struct Broker {
     settings: Settings,
+    switches: Switches,
     ffmpeg_versions: Vec<String>,
     instance: u128,
     started: Instant,
@@ -129,7 +162,10 @@ struct Broker {
     arenas: HashMap<ArenaKey, GrantedArena>,
     next_arena: u64,
     next_lease: u64,
-    helpers: HashMap<u32, Arc<Semaphore>>,
+    helpers: Helpers,
+    /// Handles on files that clients left behind, given back a few at a time.
+    leavings: Vec<CatalogId>,
+    turns: Turns,
     totals: Totals,
     service: Service,
     events: mpsc::Sender<Event>,
@@ -139,12 +175,13 @@ struct Broker {
 pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(HELPERS_MAX)
+        .max_blocking_threads(helpers::THREADS_MAX)
         .thread_name("reeld-helper")
         .build()?;
     let result = runtime.block_on(run(settings, ffmpeg_versions));
-    // A helper that hangs on a dead file system does not keep the daemon from ending.
-    runtime.shutdown_background();
+    // Nothing is closed here that may be a file on a dead file system, and no helper is waited for that hangs
+    // on one: what is left is the kernel's to close when the process ends.
+    std::mem::forget(runtime);
     result
 }
 
@@ -153,25 +190,30 @@ async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()>
     let (service, listening) = listen(&settings)?;
     let socket = listening.path();
     listen::stop_on_signals(events.clone())?;
-    tokio::spawn(listening.accept(events.clone())?);
+    let accepting = tokio::spawn(listening.accept(events.clone())?);
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
     tracing::info!(socket = %socket.display(), pid = std::process::id(), "serving");
-    let mut broker = Broker::new(settings, ffmpeg_versions, events)?;
+    // Not dropped, for the reason given in `serve`.
+    let mut broker = ManuallyDrop::new(Broker::new(settings, ffmpeg_versions, events)?);
     broker.service = service;
     broker.service.ready();
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
         let flow = tokio::select! {
-            event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.handle(event)),
-            _ = tick.tick() => broker.tend(),
-            () = tokio::time::sleep_until(deadline.into()) => broker.expire(),
+            event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.turn(|broker| broker.handle(event))),
+            _ = tick.tick() => broker.turn(Broker::tend),
+            () = tokio::time::sleep_until(deadline.into()) => broker.turn(Broker::expire),
         };
         if flow == Flow::Stop {
             tracing::info!("stopping");
             broker.service.stopping();
+            broker.engines.kill_all();
+            // The socket's file and lock go with this task: others may serve from here on, whatever hangs.
+            accepting.abort();
+            let _ = accepting.await;
             return Ok(());
         }
     }
@@ -199,6 +241,7 @@ impl Broker {
     ) -> io::Result<Broker> {
         let index_store = index_store(&settings);
         let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
+        let switches = Switches::from_environment();
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
@@ -206,9 +249,11 @@ impl Broker {
                 engine_count_max,
                 settings.limits.engine_cache_mib,
                 settings.log.clone(),
+                switches.silence_max,
                 events.clone(),
-            ),
+            )?,
             settings,
+            switches,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
             started: Instant::now(),
@@ -226,7 +271,9 @@ impl Broker {
             arenas: HashMap::new(),
             next_arena: 0,
             next_lease: 0,
-            helpers: HashMap::new(),
+            helpers: Helpers::new(switches.patience, events.clone()),
+            leavings: Vec::new(),
+            turns: Turns::default(),
             totals: Totals::default(),
             service: Service::default(),
             events,
@@ -236,43 +283,87 @@ impl Broker {
     fn handle(&mut self, event: Event) -> Flow {
         match event {
             Event::Connected(stream) => self.connect(stream),
-            Event::Frame { key: PeerKey::Client(client), frame } => self.client_frame(client, frame),
-            Event::Frame { key: PeerKey::Engine(engine), frame } => self.engine_frame(engine, frame),
-            Event::Gone { key: PeerKey::Client(client), reason } => {
-                if let Some(reason) = reason {
-                    tracing::info!(client, %reason, "connection ended");
+            Event::Frame { key, line, frame } => {
+                let unused = match key {
+                    PeerKey::Client(client) => self.client_frame(client, frame),
+                    PeerKey::Engine(engine) => self.engine_frame(engine, frame),
+                };
+                if !unused.is_empty() {
+                    self.helpers.discard(line, unused);
+                    self.check_chores(key, line);
                 }
+            }
+            Event::Gone { reason, remains } => {
+                match remains.key {
+                    PeerKey::Client(client) => {
+                        if let Some(reason) = reason {
+                            tracing::info!(client, %reason, "connection ended");
+                        }
+                        self.forget_client(client);
+                    }
+                    PeerKey::Engine(engine) => {
+                        // Its end as a process is an event of its own; without a socket it is of no use.
+                        tracing::debug!(engine = engine.0, ?reason, "engine closed its socket");
+                        if let Some(engine) = self.engines.get_mut(engine) {
+                            engine.kill();
+                        }
+                    }
+                }
+                self.helpers.discard(remains.line, remains);
+            }
+            Event::Died(client) => {
+                tracing::debug!(client, "the client's process has ended");
                 self.forget_client(client);
             }
-            Event::Gone { key: PeerKey::Engine(engine), reason } => {
-                // Its end as a process is an event of its own; without a socket it is of no use.
-                tracing::debug!(engine = engine.0, ?reason, "engine closed its socket");
-                if let Some(engine) = self.engines.get_mut(engine) {
-                    engine.kill();
+            Event::Writable(remains) => {
+                match remains.key {
+                    PeerKey::Client(client) => {
+                        if let Some(client) = self.clients.get_mut(&client) {
+                            client.writable();
+                        }
+                    }
+                    PeerKey::Engine(engine) => {
+                        if let Some(engine) = self.engines.get_mut(engine) {
+                            engine.writable();
+                        }
+                    }
                 }
+                self.let_go(remains);
             }
-            Event::Writable(PeerKey::Client(client)) => {
-                if let Some(client) = self.clients.get_mut(&client) {
-                    client.writable();
-                }
+            Event::Left(remains) => {
+                let (key, line) = (remains.key, remains.line);
+                self.helpers.discard(line, remains);
+                self.check_chores(key, line);
             }
-            Event::Writable(PeerKey::Engine(engine)) => {
-                if let Some(engine) = self.engines.get_mut(engine) {
-                    engine.writable();
-                }
-            }
+            Event::EngineSpawned(engine, spawned) => self.engines.spawned(engine, spawned),
             Event::EngineExited(engine) => self.engine_exited(engine),
-            Event::SourceChecked { open, checked } => self.source_checked(open, checked),
-            Event::IndexLoaded { source, stream, waiter, index } => {
-                self.index_loaded(source, stream, waiter, index);
-            }
-            Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
+            Event::Helped { line, call, done } => self.helped(line, call, done),
             Event::Stop => return Flow::Stop,
         }
+        self.settle_turn();
+        Flow::GoOn
+    }
+
+    /// Does something as one turn of the loop, and takes its time.
+    fn turn(&mut self, work: impl FnOnce(&mut Broker) -> Flow) -> Flow {
+        let begin = Instant::now();
+        let flow = work(self);
+        self.turns.add(begin.elapsed());
+        if self.switches.is_audited
+            && let Err(fault) = self.audit()
+        {
+            tracing::error!(fault, "the tables contradict each other");
+            std::process::abort();
+        }
+        flow
+    }
+
+    /// What follows from whatever has happened.
+    fn settle_turn(&mut self) {
         self.admit_relieved();
         self.dispatch();
         self.drop_broken_clients();
-        Flow::GoOn
+        self.give_back_leavings();
     }
 
     fn connect(&mut self, stream: UnixStream) {
@@ -280,14 +371,23 @@ impl Broker {
             Ok(identity) => identity,
             Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
         };
+        let line = Line::User(identity.uid);
         if self.settings.is_private && identity.uid != rustix::process::getuid().as_raw() {
-            return tracing::warn!(uid = identity.uid, "refused: this daemon is private");
+            tracing::warn!(uid = identity.uid, "refused: this daemon is private");
+            return self.helpers.discard(line, stream);
+        }
+        if self.helpers.is_overfull(line) {
+            // The one socket that is closed here: nothing of it was read, so at most the kernel's own closing
+            // of what lies in it takes place on this thread.
+            return tracing::warn!(uid = identity.uid, "refused: this user's file systems do not answer");
         }
         self.next_client += 1;
         let (key, events) = (self.next_client, self.events.clone());
         let quota_bytes = self.settings.limits.client_memory_mib << 20;
+        let best = self.switches.death;
         let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
-            peer::Peer::start(PeerKey::Client(key), stream, events, Some(permits))
+            let watch = Watch::start(best, key, &stream, identity, events.clone());
+            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(permits)), watch)
         });
         tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
         self.clients.insert(key, client);
@@ -295,23 +395,27 @@ impl Broker {
         self.totals.clients += 1;
     }
 
-    fn client_frame(&mut self, key: u64, frame: Frame) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
+    /// Handles a message, and returns the descriptors that it has no use for.
+    fn client_frame(&mut self, key: u64, mut frame: Frame) -> Vec<OwnedFd> {
+        let mut fds = std::mem::take(&mut frame.fds);
+        let Some(client) = self.clients.get_mut(&key) else { return fds };
         if client.name.is_none() {
-            return self.greet(key, &frame);
+            self.greet(key, &frame);
+            return fds;
         }
         let (kind, request_id) = (frame.header.kind, frame.header.request_id);
         if request_id == 0 {
-            return match Notice::decode(kind, &frame.body) {
+            match Notice::decode(kind, &frame.body) {
                 Ok(Some(notice)) => self.client_notice(key, notice),
                 Ok(None) => {}
                 Err(error) => self.break_off(key, &error.to_string()),
-            };
+            }
+            return fds;
         }
         client.request_count += 1;
         match Request::decode(kind, &frame.body) {
-            Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, frame.fds),
-            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, &wanted, frame.fds),
+            Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
+            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
             Ok(Some(Request::Status)) => {
                 let status = Reply::Status(Box::new(self.status()));
                 if let Some(client) = self.clients.get_mut(&key) {
@@ -321,6 +425,7 @@ impl Broker {
             Ok(None) => self.fail(key, request_id, reply::unknown_kind(kind)),
             Err(error) => self.fail(key, request_id, reply::invalid(error.to_string())),
         }
+        fds
     }
 
     fn greet(&mut self, key: u64, frame: &Frame) {
@@ -377,30 +482,10 @@ impl Broker {
         }
     }
 
-    /// Gives back everything that a client held. The only way in which a client ends.
-    fn forget_client(&mut self, key: u64) {
-        let Some(client) = self.clients.remove(&key) else { return };
-        tracing::debug!(client = key, "client gone");
-        self.forget_opens(key);
-        for request in self.requests.of_client(key) {
-            self.requests.remove(request);
-        }
-        self.forget_unwanted();
-        self.queue.forget_client(key);
-        let now = Instant::now();
-        for opened in client.sources.values() {
-            self.catalog.release(opened.catalog, now);
-        }
-        let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();
-        self.drop_arenas(&arenas);
-        self.without_clients_since = now;
-    }
-
-    fn drop_arenas(&mut self, arenas: &[ArenaKey]) {
-        for arena in arenas {
-            self.arenas.remove(arena);
-            self.engines.drop_arena(*arena);
-        }
+    /// Takes note of work that was done, for those who waited for it and are still there.
+    fn charge(&mut self, mut waiters: Vec<Waiter>, pixels: u64) {
+        waiters.retain(|waiter| self.clients.contains_key(&waiter.client));
+        self.queue.charge(&waiters, pixels);
     }
 
     fn now_millis(&self) -> u64 {
@@ -408,9 +493,14 @@ impl Broker {
     }
 
     fn next_deadline(&self) -> Instant {
-        let far = || Instant::now() + Duration::from_secs(3600);
+        let now = Instant::now();
+        if !self.leavings.is_empty() || self.catalog.has_surplus() {
+            return now;
+        }
+        let far = now + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
-        self.requests.next_deadline().and_then(at).unwrap_or_else(far)
+        let deadline = self.requests.next_deadline().and_then(at).unwrap_or(far);
+        self.engines.next_start(now).map_or(deadline, |start| start.min(deadline))
     }
 
     /// Answers requests whose deadline has passed.
@@ -419,7 +509,7 @@ impl Broker {
         while let Some(request) = self.requests.overdue(now_millis) {
             self.fail_request(request, reply::deadline());
         }
-        self.dispatch();
+        self.settle_turn();
         Flow::GoOn
     }
 }

@@ -2,32 +2,31 @@
 //! engine reads its header and, in exact mode, scans it; everyone who waits for the same is answered.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::{ErrorCode, WireError};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::message::{OpenSource, Reply, SeekMode, SourceOpened};
 use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata, VideoHeader};
-use tokio::sync::Semaphore;
 
+use super::blame::{Blame, Death};
 use super::catalog::Knowledge;
 use super::client::{OpenedSource, SOURCES_MAX};
+use super::helpers::{Done, Line, Purpose};
 use super::index_store::{IndexKey, IndexStore};
-use super::job::{Job, Task, User};
+use super::job::{Job, Task};
 use super::plan::Timeline;
 use super::queue::Waiter;
 use super::source_file::{self, SourceFile};
-use super::{Broker, Event, HELPERS_PER_USER_MAX, reply};
+use super::{Broker, reply};
 use crate::link::index::{Index, IndexError};
 use crate::link::{CatalogId, ContentDigest, EngineError};
 
 /// The longest label that is kept: as long as a path can be.
 const LABEL_CHARS_MAX: usize = 4096;
-
-/// A disk that has not answered by then is slower than a scan.
-const LOAD_WITHIN: Duration = Duration::from_secs(2);
 
 /// An `OpenSource` that is not answered yet.
 #[derive(Debug)]
@@ -39,58 +38,83 @@ pub struct PendingOpen {
     source: Option<CatalogId>,
 }
 
+impl PendingOpen {
+    /// Who waits for it.
+    pub fn client(&self) -> u64 {
+        self.client
+    }
+
+    /// The file, once it was checked.
+    pub fn source(&self) -> Option<CatalogId> {
+        self.source
+    }
+}
+
 impl Broker {
     pub(super) fn open_source(
         &mut self,
         client: u64,
         request_id: u64,
         mut options: OpenSource,
-        mut fds: Vec<OwnedFd>,
+        fds: &mut Vec<OwnedFd>,
     ) {
         let Some(opener) = self.clients.get(&client) else { return };
-        let user = opener.user;
-        let (Some(fd), true) = (fds.pop(), fds.is_empty()) else {
+        let line = Line::User(opener.user.uid);
+        if fds.len() != 1 {
             return self.fail(
                 client,
                 request_id,
                 reply::invalid("exactly one file must come with OpenSource"),
             );
-        };
+        }
         if opener.sources.len() >= SOURCES_MAX {
             let reason = format!("{SOURCES_MAX} sources are open; close some");
             return self.fail(client, request_id, reply::limit(reason));
         }
+        if self.helpers.is_silent(line) {
+            return self.fail(client, request_id, reply::silent_file_system(&printable(&options.label)));
+        }
+        let Some(fd) = fds.pop() else { return };
         self.next_open += 1;
         let open = self.next_open;
         options.label = printable(&options.label);
         let (is_memory, label) = (options.is_memory, options.label.clone());
         self.opens.insert(open, PendingOpen { client, request_id, options, source: None });
-        let turns = Arc::clone(self.helper_turns(user));
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let _turn = turns.acquire_owned().await;
-            let check = tokio::task::spawn_blocking(move || source_file::check(fd, is_memory, &label));
-            let checked = check.await.unwrap_or_else(|error| Err(reply::internal(error.to_string())));
-            let _ = events.send(Event::SourceChecked { open, checked }).await;
+        self.helpers.run(line, Purpose::Open(open), move || {
+            Done::SourceChecked(source_file::check(fd, is_memory, &label))
         });
     }
 
-    fn helper_turns(&mut self, user: User) -> &Arc<Semaphore> {
-        let fresh = || Arc::new(Semaphore::new(HELPERS_PER_USER_MAX));
-        self.helpers.entry(user.uid).or_insert_with(fresh)
-    }
-
-    pub(super) fn source_checked(&mut self, open: u64, checked: Result<SourceFile, WireError>) {
-        let Some(pending) = self.opens.get_mut(&open) else { return };
+    pub(super) fn source_checked(
+        &mut self,
+        line: Line,
+        purpose: Purpose,
+        checked: Result<SourceFile, WireError>,
+    ) {
         let file = match checked {
             Ok(file) => file,
-            Err(error) => return self.fail_open(open, error),
+            Err(error) => return self.nothing_came_of(purpose, error),
         };
-        let Some(client) = self.clients.get(&pending.client) else { return };
+        let open = match purpose {
+            Purpose::Open(open) => open,
+            // They were told that it takes too long.
+            Purpose::Locate(_) | Purpose::Load { .. } | Purpose::Chore => {
+                return self.helpers.discard(line, file);
+            }
+        };
+        let pending = self.opens.get_mut(&open);
+        let opener = pending.as_ref().and_then(|pending| self.clients.get(&pending.client));
+        let (Some(client), Some(pending)) = (opener, pending) else {
+            // The client is gone.
+            return self.helpers.discard(line, file);
+        };
         let (label, is_memory) = (&pending.options.label, pending.options.is_memory);
-        let source =
+        let (source, surplus) =
             self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, Instant::now());
         pending.source = Some(source);
+        if let Some(surplus) = surplus {
+            self.helpers.discard(line, surplus);
+        }
         self.advance_open(open);
     }
 
@@ -135,16 +159,14 @@ impl Broker {
     /// Asks the disk for an index first, then an engine.
     fn find_index(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
         let Some((store, key)) = self.stored_index(source, stream) else {
-            return self.push_scan(source, stream, waiter);
+            return self.scan(source, stream, waiter);
         };
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let load = tokio::task::spawn_blocking(move || store.load(&key));
-            let index = match tokio::time::timeout(LOAD_WITHIN, load).await {
-                Ok(Ok(index)) => index,
-                Ok(Err(_)) | Err(_) => None,
-            };
-            let _ = events.send(Event::IndexLoaded { source, stream, waiter, index }).await;
+        self.helpers.run(key.line(), Purpose::Load { source, stream, waiter }, move || {
+            store.load(&key).map_or(Done::Nothing, |index| Done::IndexRead {
+                source,
+                stream,
+                index: Ok(index),
+            })
         });
     }
 
@@ -157,27 +179,19 @@ impl Broker {
         Some((Arc::clone(store), key))
     }
 
-    pub(super) fn index_loaded(
-        &mut self,
-        source: CatalogId,
-        stream: StreamIndex,
-        waiter: Waiter,
-        index: Option<Index>,
-    ) {
-        match index {
-            Some(index) => self.index_read(source, stream, Ok(index)),
-            None => self.push_scan(source, stream, waiter),
+    /// The disk has no index, or does not answer.
+    pub(super) fn scan(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
+        if let Some(user) = self.catalog.get(source).map(|entry| entry.user) {
+            self.totals.scans += 1;
+            let (task, blame) = (Task::Scan { stream, waiter }, Blame::default());
+            self.push_catalog_job_again(Job { user, source, pinned: None, failure_count: 0, blame, task });
         }
-    }
-
-    fn push_scan(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
-        self.totals.scans += 1;
-        self.push_catalog_job(source, Task::Scan { stream, waiter });
     }
 
     fn push_catalog_job(&mut self, source: CatalogId, task: Task) {
         let Some(entry) = self.catalog.get(source) else { return };
-        self.queue.push(Job { user: entry.user, source, pinned: None, failure_count: 0, task });
+        let (user, blame) = (entry.user, Blame::default());
+        self.queue.push(Job { user, source, pinned: None, failure_count: 0, blame, task });
     }
 
     fn finish_open(
@@ -217,24 +231,28 @@ impl Broker {
         self.advance_opens_of(source);
     }
 
-    /// An engine has made an index. Reading and storing it may take milliseconds, so a helper does it.
-    pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, mut fds: Vec<OwnedFd>) {
-        let Some(fd) = fds.pop() else {
+    /// An engine has made an index. Reading it may take milliseconds, so a helper does it; in the user's line,
+    /// because an engine that was taken over may send anything.
+    pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, fds: &mut Vec<OwnedFd>) {
+        let (Some(fd), Some(entry)) = (fds.pop(), self.catalog.get(source)) else {
             return self.catalog_job_failed(source, &EngineError::Internal("an index did not come".into()));
         };
-        let events = self.events.clone();
-        let stored = self.stored_index(source, stream);
-        tokio::task::spawn_blocking(move || {
-            let (index, bytes) = match read_index(fd) {
-                Ok((index, bytes)) => (Ok(index), bytes),
-                Err(error) => (Err(error), Vec::new()),
-            };
-            let is_whole = index.is_ok();
-            let _ = events.blocking_send(Event::IndexRead { source, stream, index });
-            if let Some((store, key)) = stored.filter(|_| is_whole) {
-                store.save(&key, &bytes);
-            }
+        self.helpers.run(Line::User(entry.user.uid), Purpose::Chore, move || {
+            let index = catch_unwind(AssertUnwindSafe(|| read_index(fd)));
+            let index = index.unwrap_or(Err(IndexError::NotAnIndex));
+            Done::IndexRead { source, stream, index }
         });
+    }
+
+    /// Stores an index that was just made.
+    fn keep_index(&mut self, source: CatalogId, stream: StreamIndex, index: &Arc<Index>) {
+        if let Some((store, key)) = self.stored_index(source, stream) {
+            let index = Arc::clone(index);
+            self.helpers.run(key.line(), Purpose::Chore, move || {
+                store.save(&key, &index.to_bytes());
+                Done::Nothing
+            });
+        }
     }
 
     pub(super) fn index_read(
@@ -242,11 +260,16 @@ impl Broker {
         source: CatalogId,
         stream: StreamIndex,
         index: Result<Index, IndexError>,
+        is_new: bool,
     ) {
         match index {
             Ok(index) => {
+                let index = Arc::new(index);
+                if is_new {
+                    self.keep_index(source, stream, &index);
+                }
                 if let Some(entry) = self.catalog.get_mut(source) {
-                    entry.indexes.insert(stream, Knowledge::Present(Arc::new(index)));
+                    entry.indexes.insert(stream, Knowledge::Present(index));
                 }
                 self.advance_opens_of(source);
             }
@@ -260,23 +283,52 @@ impl Broker {
         self.fail_opens_of(source, &reply::from_engine(error, &label));
     }
 
-    /// Two engines crashed over the file's header or index.
-    pub(super) fn catalog_job_crashed(&mut self, source: CatalogId) {
+    /// Engines died over the file's header or index, and it is enough.
+    pub(super) fn catalog_job_crashed(&mut self, source: CatalogId, blame: Blame, death: &Death) {
         let label = self.catalog.get(source).map_or_else(String::new, |entry| entry.label.clone());
-        self.fail_opens_of(source, &reply::crashed(&label));
+        self.fail_opens_of(source, &reply::crashed(&label, blame, death));
+    }
+
+    /// Probes and scans that a client waited for go on for whoever else waits for the same, or not at all.
+    pub(super) fn find_heirs(&mut self, client: u64) {
+        let orphans = self.queue.take_of(client, |job| !matches!(job.task, Task::Decode(_)));
+        for job in orphans {
+            self.push_catalog_job_again(job);
+        }
+    }
+
+    /// Queues a probe or a scan that was begun or tried before, for those who still wait for it.
+    pub(super) fn push_catalog_job_again(&mut self, mut job: Job) {
+        let waits = |pending: &&PendingOpen| pending.source == Some(job.source);
+        let heir = self.opens.values().filter(waits).map(|pending| pending.client).min();
+        match (heir, &mut job.task) {
+            (Some(heir), Task::Probe { waiter } | Task::Scan { waiter, .. }) => {
+                waiter.client = heir;
+                self.queue.push(job);
+            }
+            (Some(_), Task::Decode(_)) => {}
+            (None, _) => {
+                // Whoever comes next tries anew.
+                if let Some(entry) = self.catalog.get_mut(job.source) {
+                    entry.forget_pending();
+                }
+            }
+        }
     }
 
     fn fail_opens_of(&mut self, source: CatalogId, error: &WireError) {
         if let Some(entry) = self.catalog.get_mut(source) {
-            entry.indexes.retain(|_, known| matches!(known, Knowledge::Present(_)));
-            if matches!(entry.media, Knowledge::Pending) {
-                entry.media = Knowledge::Unknown;
-            }
+            entry.forget_pending();
         }
         self.catalog.unshare(source);
         for open in self.opens_of(source) {
             self.fail_open(open, error.clone());
         }
+    }
+
+    /// What messages call the file of an open.
+    pub(super) fn label_of(&self, open: u64) -> String {
+        self.opens.get(&open).map_or_else(String::new, |pending| pending.options.label.clone())
     }
 
     fn opens_of(&self, source: CatalogId) -> Vec<u64> {
@@ -290,7 +342,7 @@ impl Broker {
         }
     }
 
-    fn fail_open(&mut self, open: u64, error: WireError) {
+    pub(super) fn fail_open(&mut self, open: u64, error: WireError) {
         let Some(pending) = self.opens.remove(&open) else { return };
         if let Some(source) = pending.source {
             self.catalog.release(source, Instant::now());
@@ -321,10 +373,10 @@ fn printable(label: &str) -> String {
     label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
 }
 
-fn read_index(fd: OwnedFd) -> Result<(Index, Vec<u8>), IndexError> {
+fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {
     let memory = SealedMemfd::from_peer(fd).map_err(|_| IndexError::NotAnIndex)?;
     let bytes = memory.read(0, memory.bytes()).map_err(|_| IndexError::NotAnIndex)?;
-    Ok((Index::from_bytes(&bytes)?, bytes))
+    Index::from_bytes(&bytes)
 }
 
 /// The wanted video stream, or the one that FFmpeg prefers.

@@ -1,9 +1,11 @@
 //! A connected socket as the loop sees it: messages go out without ever waiting, and what comes in becomes
 //! events.
 //!
-//! What the messages mean is known to `client` and `engines`.
+//! Nothing that may carry a foreign file's descriptor is closed here: what is left of a connection goes to the
+//! helpers. What the messages mean is known to `client` and `engines`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use reeld_protocol::message::Message;
@@ -11,18 +13,35 @@ use reeld_protocol::{Frame, FrameReader, Outbox, Received};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::helpers::Line;
 use super::{Event, PeerKey};
 
 /// Bytes that may wait to be sent to one peer. A reply is about 100 bytes and requests in flight are limited,
 /// so only a peer that has stopped reading comes near it.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
 
+/// What is left of a connection. With its last copy the kernel closes the descriptors that nobody has read,
+/// which may be those of a file system that does not answer.
+#[derive(Debug)]
+pub struct Remains {
+    /// Whose socket it is or was.
+    pub key: PeerKey,
+    /// Whose file systems these are.
+    pub line: Line,
+    #[expect(dead_code, reason = "one of the copies of the socket, kept to be dropped elsewhere")]
+    stream: Arc<UnixStream>,
+    #[expect(dead_code, reason = "descriptors that no message claimed, kept to be dropped elsewhere")]
+    fds: Vec<OwnedFd>,
+}
+
 /// The sending side of a connection.
 #[derive(Debug)]
 pub struct Peer {
     key: PeerKey,
+    line: Line,
     stream: Arc<UnixStream>,
     outbox: Outbox,
     is_waiting: bool,
@@ -34,13 +53,21 @@ impl Peer {
     /// before it becomes an event; without one, the socket is not read.
     pub fn start(
         key: PeerKey,
+        line: Line,
         stream: UnixStream,
         events: mpsc::Sender<Event>,
         requests: Option<Arc<Semaphore>>,
     ) -> Peer {
         let stream = Arc::new(stream);
-        tokio::spawn(read(key, Arc::clone(&stream), events.clone(), requests));
-        Peer { key, stream, outbox: Outbox::new(), is_waiting: false, events }
+        let reading = Reading {
+            key,
+            line,
+            stream: Arc::clone(&stream),
+            events: events.clone(),
+            reader: FrameReader::new(),
+        };
+        tokio::spawn(reading.run(requests));
+        Peer { key, line, stream, outbox: Outbox::new(), is_waiting: false, events }
     }
 
     /// Queues a message and sends what can be sent.
@@ -83,11 +110,13 @@ impl Peer {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_waiting = true;
-                let (key, stream, events) = (self.key, Arc::clone(&self.stream), self.events.clone());
+                let (key, line, stream) = (self.key, self.line, Arc::clone(&self.stream));
+                let events = self.events.clone();
                 tokio::spawn(async move {
                     // An error shows again at the next attempt to send.
                     let _ = stream.writable().await;
-                    let _ = events.send(Event::Writable(key)).await;
+                    let _ =
+                        events.send(Event::Writable(Remains { key, line, stream, fds: Vec::new() })).await;
                 });
                 Ok(())
             }
@@ -100,52 +129,119 @@ impl Drop for Peer {
     fn drop(&mut self) {
         // The reading task holds the socket too: this ends it.
         let _ = rustix::net::shutdown(self.stream.as_ref(), rustix::net::Shutdown::Both);
+        if let Ok(runtime) = Handle::try_current() {
+            let (key, line, stream) = (self.key, self.line, Arc::clone(&self.stream));
+            let remains = Remains { key, line, stream, fds: Vec::new() };
+            let events = self.events.clone();
+            runtime.spawn(async move {
+                let _ = events.send(Event::Left(remains)).await;
+            });
+        }
     }
 }
 
-async fn read(
+/// What a reading task works with.
+struct Reading {
     key: PeerKey,
+    line: Line,
     stream: Arc<UnixStream>,
     events: mpsc::Sender<Event>,
-    requests: Option<Arc<Semaphore>>,
-) {
-    let reason = read_frames(key, &stream, &events, requests.as_deref()).await.err();
-    let _ = events.send(Event::Gone { key, reason }).await;
+    reader: FrameReader,
 }
 
-async fn read_frames(
-    key: PeerKey,
-    stream: &UnixStream,
-    events: &mpsc::Sender<Event>,
-    requests: Option<&Semaphore>,
-) -> io::Result<()> {
-    let mut reader = FrameReader::new();
-    loop {
-        let received =
-            stream.async_io(Interest::READABLE, || reader.receive(stream, RecvFlags::DONTWAIT)).await?;
-        while let Some(frame) =
-            reader.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
-        {
-            wait_for_turn(&frame, requests).await;
-            if events.send(Event::Frame { key, frame }).await.is_err() {
+impl Reading {
+    async fn run(mut self, requests: Option<Arc<Semaphore>>) {
+        let reason = self.read_frames(requests.as_deref()).await.err();
+        let Reading { key, line, stream, events, reader } = self;
+        let remains = Remains { key, line, stream, fds: reader.into_fds() };
+        let _ = events.send(Event::Gone { reason, remains }).await;
+    }
+
+    async fn read_frames(&mut self, requests: Option<&Semaphore>) -> io::Result<()> {
+        let mut is_ready = false;
+        loop {
+            let received = self.receive(is_ready).await?;
+            is_ready = false;
+            while let Some(frame) =
+                self.reader.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
+            {
+                let turn = self.wait_for_turn(&frame, requests).await;
+                let (key, line) = (self.key, self.line);
+                if self.events.send(Event::Frame { key, line, frame }).await.is_err() {
+                    return Ok(());
+                }
+                match turn {
+                    Turn::AtOnce => {}
+                    Turn::Waited => is_ready = true,
+                    Turn::Never => return Ok(()),
+                }
+            }
+            let fds = self.reader.take_strays();
+            if !fds.is_empty() {
+                let (key, line, stream) = (self.key, self.line, Arc::clone(&self.stream));
+                let remains = Remains { key, line, stream, fds };
+                let _ = self.events.send(Event::Left(remains)).await;
+            }
+            if received == Received::Closed {
                 return Ok(());
             }
         }
-        if received == Received::Closed {
-            return Ok(());
+    }
+
+    /// Reads once. `is_ready`: there may be something to read of which no event is going to tell.
+    async fn receive(&mut self, is_ready: bool) -> io::Result<Received> {
+        let (stream, reader) = (self.stream.as_ref(), &mut self.reader);
+        if is_ready {
+            match reader.receive(stream, RecvFlags::DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                settled => return settled,
+            }
+        }
+        stream.async_io(Interest::READABLE, || reader.receive(stream, RecvFlags::DONTWAIT)).await
+    }
+
+    /// Requests wait while too many are unanswered; notices, which give things back, do not. The end of the
+    /// connection ends the wait.
+    async fn wait_for_turn(&self, frame: &Frame, requests: Option<&Semaphore>) -> Turn {
+        let Some(requests) = requests.filter(|_| frame.header.request_id != 0) else { return Turn::AtOnce };
+        if let Ok(permit) = requests.try_acquire() {
+            // Given back by the loop, with the terminal reply.
+            permit.forget();
+            return Turn::AtOnce;
+        }
+        tokio::select! {
+            permit = requests.acquire() => match permit {
+                Ok(permit) => {
+                    permit.forget();
+                    Turn::Waited
+                }
+                // The client was let go.
+                Err(_) => Turn::Never,
+            },
+            () = self.end() => Turn::Never,
+        }
+    }
+
+    /// Waits until the other side has closed the socket, whatever is still unread.
+    async fn end(&self) {
+        loop {
+            // Errors of the registration mean that the runtime ends.
+            let Ok(ready) = self.stream.ready(Interest::READABLE).await else { return };
+            if ready.is_read_closed() {
+                return;
+            }
+            // Bytes wait that nobody may read yet. Taking note of them lets the next event through; it is
+            // made up for in `receive`.
+            let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         }
     }
 }
 
-/// Requests wait while too many are unanswered; notices, which give things back, do not.
-async fn wait_for_turn(frame: &Frame, requests: Option<&Semaphore>) {
-    if frame.header.request_id == 0 {
-        return;
-    }
-    if let Some(requests) = requests
-        && let Ok(permit) = requests.acquire().await
-    {
-        // Given back by the loop, with the terminal reply.
-        permit.forget();
-    }
+/// How a message came to its turn.
+enum Turn {
+    AtOnce,
+    /// After a wait in which readiness was consumed.
+    Waited,
+    /// The connection ended before.
+    Never,
 }

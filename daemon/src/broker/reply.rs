@@ -4,6 +4,7 @@
 
 use reeld_protocol::error::{ErrorCode, WireError};
 
+use super::blame::{Blame, Death};
 use super::leases::Reservation;
 use super::plan::PlanError;
 use crate::link::EngineError;
@@ -62,12 +63,35 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
     WireError { code: ErrorCode::NoSlots, is_retryable, message }
 }
 
-/// The decoder crashed on the same request twice.
-pub fn crashed(label: &str) -> WireError {
-    WireError::new(
-        ErrorCode::DecoderCrashed,
-        format!("{label}: the decoder crashed twice on this file; it is probably damaged"),
-    )
+/// Engines died over the same file again and again.
+pub fn crashed(label: &str, blame: Blame, death: &Death) -> WireError {
+    let count = blame.death_count();
+    let message = match death {
+        Death::Crash(how) => format!(
+            "{label}: the decoder crashed on this file, {count} times in all ({how}); it is probably damaged"
+        ),
+        Death::Kill(how) => format!(
+            "{label}: {count} processes that decoded this file were killed ({how}), perhaps for want of memory; \
+             the logs of the daemon and the kernel say more"
+        ),
+    };
+    let is_retryable = matches!(death, Death::Kill(_));
+    WireError { code: ErrorCode::DecoderCrashed, is_retryable, message }
+}
+
+/// A call on this file does not come back.
+pub fn hanging_file_system(label: &str) -> WireError {
+    let message = format!("{label}: the file system does not answer");
+    WireError { code: ErrorCode::Media, is_retryable: true, message }
+}
+
+/// So many calls of this user do not come back that no more are tried.
+pub fn silent_file_system(label: &str) -> WireError {
+    let message = format!(
+        "{label}: not tried, because a file system of this user does not answer; it is tried again when the \
+         calls that hang have come back"
+    );
+    WireError { code: ErrorCode::LimitReached, is_retryable: true, message }
 }
 
 /// The deadline passed.

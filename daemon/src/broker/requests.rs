@@ -2,11 +2,12 @@
 //!
 //! Pure bookkeeping: what is done with it is in `frames` and `running`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use reeld_protocol::ids::{LeaseId, StreamIndex};
 use reeld_protocol::message::{Dtype, PartLayout};
 
+use super::blame::Blame;
 use super::plan::Located;
 use super::queue::Waiter;
 use crate::link::{CatalogId, WantedId};
@@ -54,8 +55,8 @@ pub struct FrameRequest {
     pub lease: Option<LeaseId>,
     /// Pictures that are not in the slot yet.
     pub missing_count: u64,
-    /// Times that an engine crashed over it.
-    pub crash_count: u8,
+    /// What engines suffered over its files.
+    pub blames: Vec<(CatalogId, Blame)>,
 }
 
 impl FrameRequest {
@@ -85,7 +86,7 @@ pub struct WantedRecord {
 #[derive(Debug, Default)]
 pub struct Requests {
     requests: HashMap<u64, FrameRequest>,
-    by_name: HashMap<(u64, u64), u64>,
+    by_name: BTreeMap<(u64, u64), u64>,
     deadlines: BTreeSet<(u64, u64)>,
     wanted: HashMap<WantedId, WantedRecord>,
     next_request: u64,
@@ -109,6 +110,11 @@ impl Requests {
     }
 
     /// One request.
+    pub fn get(&self, request: u64) -> Option<&FrameRequest> {
+        self.requests.get(&request)
+    }
+
+    /// One request.
     pub fn get_mut(&mut self, request: u64) -> Option<&mut FrameRequest> {
         self.requests.get_mut(&request)
     }
@@ -120,8 +126,7 @@ impl Requests {
 
     /// All requests of a client.
     pub fn of_client(&self, client: u64) -> Vec<u64> {
-        let own = self.requests.iter().filter(|(_, request)| request.client == client);
-        own.map(|(&key, _)| key).collect()
+        self.by_name.range((client, 0)..=(client, u64::MAX)).map(|(_, &key)| key).collect()
     }
 
     /// Forgets a request. Its pictures at engines stay known until those have answered.
@@ -132,6 +137,16 @@ impl Requests {
             self.deadlines.remove(&(deadline, request));
         }
         Some(removed)
+    }
+
+    /// All requests, for the audit.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &FrameRequest)> {
+        self.requests.iter().map(|(&key, request)| (key, request))
+    }
+
+    /// All pictures on their way, for the audit.
+    pub fn pictures(&self) -> impl Iterator<Item = (WantedId, WantedRecord)> {
+        self.wanted.iter().map(|(&wanted, &record)| (wanted, record))
     }
 
     /// The next deadline of all.
@@ -250,7 +265,7 @@ mod tests {
             slot_bytes: 0,
             lease: None,
             missing_count: 0,
-            crash_count: 0,
+            blames: vec![],
         };
         let key = requests.insert(request);
         assert_eq!(requests.find(3, 9), Some(key));

@@ -1,11 +1,13 @@
 //! Handing jobs to engines, and what comes back: results, turns that are over, crashes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use reeld_protocol::Frame;
 use reeld_protocol::message::Message;
 
+use super::blame::Death;
 use super::engines::{EngineKey, Running};
 use super::frames::arenas_of;
 use super::job::{Decode, Job, Task, User};
@@ -15,7 +17,7 @@ use crate::link::{
     EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
 };
 
-/// How often a job may crash an engine, or come back without anything done, before it is given up.
+/// How often a run may come back without anything done before it is given up.
 const FAILURES_MAX: u8 = 1;
 
 impl Broker {
@@ -24,7 +26,8 @@ impl Broker {
         if self.queue.len() == 0 {
             return;
         }
-        loop {
+        // Without an engine that is free there is no need to look at all that waits.
+        while self.engines.has_idle() {
             let pinned_counts = self.pinned_counts();
             let engines = &self.engines;
             let Some(job) = self.queue.pop(|job| engines.choose(job, &pinned_counts).is_some()) else {
@@ -33,15 +36,14 @@ impl Broker {
             let Some(engine) = self.engines.choose(&job, &pinned_counts) else { break };
             self.hand_over(engine, job);
         }
-        let mut users: Vec<User> =
-            self.queue.iter().filter(|job| !self.engines.awaits_its_own(job)).map(|job| job.user).collect();
+        let (engines, now) = (&self.engines, Instant::now());
+        let unserved = self.queue.first_of_each(|job| !engines.awaits_its_own(job));
+        let mut users: Vec<User> = unserved.map(|job| job.user).collect();
         users.sort_unstable();
         users.dedup();
         for user in users {
-            if self.engines.may_start(user)
-                && let Err(error) = self.engines.start(user, Instant::now())
-            {
-                tracing::error!(%error, "an engine cannot be started");
+            if self.engines.may_start(user, now) {
+                self.engines.start(user, now);
             }
         }
     }
@@ -117,13 +119,15 @@ impl Broker {
         false
     }
 
-    pub(super) fn engine_frame(&mut self, key: EngineKey, frame: Frame) {
+    /// Handles a message, and returns the descriptors that it has no use for.
+    pub(super) fn engine_frame(&mut self, key: EngineKey, mut frame: Frame) -> Vec<OwnedFd> {
+        let mut fds = std::mem::take(&mut frame.fds);
         let Ok(Some(reply)) = EngineReply::decode(frame.header.kind, &frame.body) else {
             tracing::error!(engine = key.0, kind = frame.header.kind, "an engine talks nonsense");
             if let Some(engine) = self.engines.get_mut(key) {
-                engine.kill();
+                engine.condemn("it did not keep to the protocol");
             }
-            return;
+            return fds;
         };
         let now = Instant::now();
         match reply {
@@ -140,13 +144,13 @@ impl Broker {
                 if let Some(running) = self.finish_job(key, job)
                     && let Task::Scan { stream, .. } = running.job.task
                 {
-                    self.scanned(running.job.source, stream, frame.fds);
+                    self.scanned(running.job.source, stream, &mut fds);
                 }
             }
             EngineReply::ScanYielded { job } => {
                 if let Some(mut running) = self.finish_job(key, job) {
                     running.job.pinned = Some(key);
-                    self.queue.push(running.job);
+                    self.push_catalog_job_again(running.job);
                 }
             }
             EngineReply::JobFailed { job, error } => {
@@ -160,12 +164,13 @@ impl Broker {
                 }
             }
         }
+        fds
     }
 
     fn finish_job(&mut self, key: EngineKey, job: JobId) -> Option<Running> {
         let running = self.engines.get_mut(key)?.finish(job, Instant::now())?;
         if !matches!(running.job.task, Task::Decode(_)) {
-            self.queue.charge(&running.job.waiters(), running.job.cost_pixels());
+            self.charge(running.job.waiters(), running.job.cost_pixels());
         }
         Some(running)
     }
@@ -197,9 +202,9 @@ impl Broker {
         }
         let waiters = running.job.waiters();
         let label = self.label(&running.job);
-        let Job { user, source, mut failure_count, task, .. } = running.job;
+        let Job { user, source, mut failure_count, blame, task, .. } = running.job;
         let Task::Decode(mut decode) = task else { return };
-        self.queue.charge(&waiters, decode.frame_pixels.saturating_mul(report.pictures_decoded));
+        self.charge(waiters, decode.frame_pixels.saturating_mul(report.pictures_decoded));
         if failed.iter().any(|(_, error)| *error == EngineError::SourceChanged) {
             self.catalog.unshare(source);
         }
@@ -214,7 +219,8 @@ impl Broker {
         decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
         let is_stalled = finished.is_empty() && report.pictures_decoded == 0 && report.cache_hits == 0;
         failure_count = if is_stalled && !running.is_cancelled { failure_count + 1 } else { 0 };
-        self.requeue(key, Job { user, source, pinned: Some(key), failure_count, task: Task::Decode(decode) });
+        let (pinned, task) = (Some(key), Task::Decode(decode));
+        self.requeue(key, Job { user, source, pinned, failure_count, blame, task });
     }
 
     /// Queues what a run has left, for those who still want it.
@@ -250,32 +256,32 @@ impl Broker {
         }
     }
 
-    /// An engine's process has ended: by our wish, by a crash, or killed by somebody.
+    /// An engine's process has ended: by our wish, by a crash, or killed by somebody. It is reaped first, and
+    /// the slots that it may have been writing into are settled after that.
     pub(super) fn engine_exited(&mut self, key: EngineKey) {
-        let Some(mut engine) = self.engines.reap(key) else { return };
+        let Some((mut engine, death)) = self.engines.reap(key, Instant::now()) else { return };
         if let Some(running) = engine.running.take() {
-            self.totals.engine_crashes += 1;
-            let label = self.label(&running.job);
-            tracing::warn!(engine = key.0, label, "engine died at work");
-            let mut job = running.job;
-            job.pinned = None;
-            job.failure_count += 1;
-            match &job.task {
-                Task::Decode(decode) => {
-                    let wanted: Vec<WantedId> =
-                        decode.pictures.iter().map(|(picture, _)| picture.id).collect();
-                    self.pictures_crashed(&wanted, &label);
-                }
-                Task::Probe { .. } | Task::Scan { .. } if job.failure_count > FAILURES_MAX => {
-                    self.catalog_job_crashed(job.source);
-                }
-                Task::Probe { .. } | Task::Scan { .. } => {
-                    self.queue.push(job);
-                }
-            }
+            self.died_at_work(key, running.job, &death);
         }
-        if self.engines.is_hopeless() {
+        if self.engines.is_hopeless(engine.user) {
             self.give_up(engine.user);
+        }
+    }
+
+    fn died_at_work(&mut self, key: EngineKey, mut job: Job, death: &Death) {
+        self.totals.engine_crashes += 1;
+        let label = self.label(&job);
+        tracing::warn!(engine = key.0, label, ?death, "engine died at work");
+        job.pinned = None;
+        match &job.task {
+            Task::Decode(decode) => {
+                let wanted: Vec<WantedId> = decode.pictures.iter().map(|(picture, _)| picture.id).collect();
+                self.pictures_crashed(&wanted, job.source, &label, death);
+            }
+            Task::Probe { .. } | Task::Scan { .. } if job.blame.add(death) => {
+                self.catalog_job_crashed(job.source, job.blame, death);
+            }
+            Task::Probe { .. } | Task::Scan { .. } => self.push_catalog_job_again(job),
         }
     }
 

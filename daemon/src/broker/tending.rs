@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::status::{LISTED_MAX, Status};
 
-use super::{Broker, Flow};
+use super::helpers::Purpose;
+use super::{Broker, Flow, reply};
 
 /// How often things are looked after.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -28,8 +29,8 @@ impl Broker {
         self.engines.tend(now);
         self.drop_silent_clients(now);
         self.drop_idle_arenas(now);
-        self.drop_idle_files(now);
-        self.dispatch();
+        self.give_up_hanging_calls(now);
+        self.settle_turn();
         if self.service.is_there() {
             let status = self.status_line();
             self.service.tend(now, &status);
@@ -65,16 +66,17 @@ impl Broker {
         self.drop_arenas(&dropped);
     }
 
-    fn drop_idle_files(&mut self, now: Instant) {
-        let evicted = self.catalog.evict(now);
-        if evicted.is_empty() {
-            return;
+    /// Tells those who wait for a file system that does not answer.
+    fn give_up_hanging_calls(&mut self, now: Instant) {
+        for purpose in self.helpers.abandon(now) {
+            let label = match purpose {
+                Purpose::Open(open) => self.label_of(open),
+                Purpose::Locate(_) | Purpose::Load { .. } | Purpose::Chore => {
+                    "the memory file with the request".to_owned()
+                }
+            };
+            self.nothing_came_of(purpose, reply::hanging_file_system(&label));
         }
-        for (source, _) in &evicted {
-            self.engines.drop_source(*source);
-        }
-        // Closing a file of a network file system may take its time.
-        tokio::task::spawn_blocking(move || drop(evicted));
     }
 
     /// What the daemon does, in one line.
@@ -106,6 +108,9 @@ impl Broker {
             totals: self.totals,
             clients: self.clients.values().take(LISTED_MAX).map(super::client::Client::status).collect(),
             engines: self.engines.status().take(LISTED_MAX).collect(),
+            stuck_helper_count: self.helpers.abandoned_count() as u64,
+            slow_turn_count: self.turns.slow_count,
+            longest_turn_micros: self.turns.longest.as_micros() as u64,
             ..Status::default()
         };
         for client in self.clients.values() {

@@ -34,6 +34,12 @@ fn to_text(status: &Status) -> String {
         status.filling_count,
         status.quarantined_count
     );
+    text += &format!(
+        "{} calls on files hang; longest turn of the loop {:.1} ms, {} turns of 10 ms and more\n",
+        status.stuck_helper_count,
+        status.longest_turn_micros as f64 / 1000.0,
+        status.slow_turn_count
+    );
     text += &format!("\nCLIENTS\n{}", clients(&status.clients));
     text += &format!("\nENGINES\n{}", engines(&status.engines));
     text += &format!("\nSINCE THE START\n{}", totals(&status.totals));
@@ -97,6 +103,9 @@ fn to_json(status: &Status) -> Value {
         "source_count": status.source_count,
         "queued_run_count": status.queued_run_count,
         "request_count": status.request_count,
+        "stuck_helper_count": status.stuck_helper_count,
+        "slow_turn_count": status.slow_turn_count,
+        "longest_turn_micros": status.longest_turn_micros,
         "totals": {
             "clients": status.totals.clients,
             "requests": status.totals.requests,
