@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use reeld_client::{AsyncVideo, Client, Error, OpenOptions, Pending, RequestOptions, Video, Wanted};
 use reeld_protocol::error::{ErrorCode, WireError};
 use reeld_protocol::message::{Message, Reply, kind};
-use reeld_protocol::{FrameReader, Outbox, Received, Refusal, VERSION_MAJOR, VERSION_MINOR, Welcome};
+use reeld_protocol::{
+    FrameReader, Outbox, Received, Refusal, RefusalCause, VERSION_MAJOR, VERSION_MINOR, Welcome,
+};
 use reeld_tests::{Daemon, Reference, Worker, block_on, clip, eventually, reelctl};
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -271,7 +273,7 @@ fn daemon_of_another_version_is_an_error_at_once() {
     std::thread::scope(|scope| {
         let status = scope.spawn(|| client.status().unwrap_err());
         let reason = "install the same version of reeld on both sides".to_owned();
-        let refusal = Refusal { major: VERSION_MAJOR + 1, minor: 0, reason };
+        let refusal = Refusal { major: VERSION_MAJOR + 1, minor: 0, reason, cause: RefusalCause::Version };
         let _ended = greet(&listener, |outbox| {
             outbox.push_raw(kind::REFUSAL, 0, &refusal.to_bytes(), Vec::new());
         });

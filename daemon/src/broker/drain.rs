@@ -37,6 +37,7 @@ impl Broker {
         if let Some(accepting) = &mut self.accepting {
             accepting.stop();
         }
+        self.service.stopping();
         self.drain = Some(Drain { give_up_at: Instant::now() + Duration::from_secs(seconds), end_at: None });
     }
 

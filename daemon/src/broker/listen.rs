@@ -14,7 +14,7 @@ use reeld_protocol::handshake::{Refusal, RefusalCause};
 use reeld_protocol::message::kind;
 use reeld_protocol::{Outbox, VERSION_MAJOR, VERSION_MINOR};
 use rustix::fs::FlockOperation;
-use rustix::net::SendFlags;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -30,8 +30,10 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Listening {
     listener: StdUnixListener,
-    file: SocketFile,
-    lock: File,
+    path: PathBuf,
+    /// None where a service manager listens: then the file is its own, and so is the care that no other daemon
+    /// serves it.
+    own: Option<(SocketFile, File)>,
 }
 
 /// A listening socket whose connections become events. Dropping it ends that and gives the lock back.
@@ -41,7 +43,7 @@ pub struct Accepting {
     file: Option<SocketFile>,
     /// Held as long as this process lives: another daemon cannot take the socket from a living one, nor serve
     /// beside one that is ending.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,13 @@ impl Listening {
     pub fn start(path: &Path, mode: u32) -> io::Result<Listening> {
         let lock = lock(path)?;
         match std::fs::symlink_metadata(path) {
-            Ok(metadata) if is_socket(&metadata) => std::fs::remove_file(path)?,
+            Ok(metadata) if is_socket(&metadata) => {
+                // A service manager's socket has no lock, and is alive while no daemon serves it.
+                if !is_stale(path)? {
+                    return Err(in_use(&format!("somebody else listens at {}", path.display())));
+                }
+                std::fs::remove_file(path)?;
+            }
             Ok(_) => {
                 let reason = format!("{} exists and is not a socket", path.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
@@ -67,7 +75,20 @@ impl Listening {
             io::Error::new(error.kind(), format!("cannot listen at {}: {error}", path.display()))
         })?;
         let inode = std::fs::symlink_metadata(path)?.ino();
-        Ok(Listening { listener, file: SocketFile { path: path.to_owned(), inode }, lock })
+        let file = SocketFile { path: path.to_owned(), inode };
+        Ok(Listening { listener, path: path.to_owned(), own: Some((file, lock)) })
+    }
+
+    /// A socket that was passed to us and listens already.
+    pub fn passed(listener: StdUnixListener) -> io::Result<Listening> {
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().unwrap_or(Path::new("(a socket without a path)")).to_owned();
+        Ok(Listening { listener, path, own: None })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
     /// Makes an event of each connection.
@@ -75,7 +96,8 @@ impl Listening {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener)?;
         let task = tokio::spawn(accept_each(listener, events));
-        Ok(Accepting { task, file: Some(self.file), _lock: self.lock })
+        let (file, lock) = self.own.unzip();
+        Ok(Accepting { task, file, _lock: lock })
     }
 }
 
@@ -179,6 +201,19 @@ fn is_socket(metadata: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
 }
 
+fn in_use(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, reason)
+}
+
+/// True if nobody listens at a socket's file any more. Only the kernel's word for that counts: one that may not
+/// be connected to, or whose queue is full, has an owner.
+fn is_stale(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    Ok(rustix::net::connect(&socket, &address) == Err(rustix::io::Errno::CONNREFUSED))
+}
+
 /// Takes the lock beside the socket. The file stays: whoever unlinked it could let two daemons in.
 fn lock(path: &Path) -> io::Result<File> {
     let mut name = path.as_os_str().to_owned();
@@ -189,8 +224,7 @@ fn lock(path: &Path) -> io::Result<File> {
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let reason = format!("another daemon serves {}", path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, reason))
+            Err(in_use(&format!("another daemon serves {}", path.display())))
         }
         Err(error) => Err(error.into()),
     }
@@ -217,6 +251,27 @@ mod tests {
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(serving);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn socket_that_somebody_listens_at_without_a_lock_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = StdUnixListener::bind(&path).unwrap();
+        let second = Listening::start(&path, 0o600).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(listener);
+    }
+
+    #[test]
+    fn passed_socket_keeps_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listening = Listening::passed(StdUnixListener::bind(&path).unwrap()).unwrap();
+        assert_eq!(listening.path(), path);
+        drop(listening);
+        assert!(path.exists());
     }
 
     #[test]

@@ -34,6 +34,7 @@
 //! | `audit`       | what must hold across all tables                                      |
 //! | `switches`    | what only tests change                                                |
 //! | `listen`      | the listening socket and its lock                                     |
+//! | `service`     | what the service manager is told and gives                            |
 //! | `reply`       | errors as numbers and sentences                                       |
 //! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
 
@@ -67,6 +68,7 @@ mod reload;
 mod reply;
 mod requests;
 mod running;
+mod service;
 mod signals;
 mod source_file;
 mod spawner;
@@ -109,6 +111,7 @@ use queue::{Queue, Waiter};
 use quotas::{Barrier, Quotas};
 use reload::{Reload, Reloading};
 use requests::Requests;
+use service::Service;
 use signals::{Signal, Signals};
 use switches::Switches;
 use turns::Turns;
@@ -210,6 +213,7 @@ struct Broker {
     past_errors: ErrorCounts,
     /// None in tests of parts of the broker.
     accepting: Option<listen::Accepting>,
+    service: Service,
     drain: Option<Drain>,
     reload: Arc<Reload>,
     reloading: Reloading,
@@ -236,16 +240,19 @@ pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -
 async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     descriptors::raise_limit();
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
+    let (service, listening) = listen(&settings)?;
+    let socket = listening.path();
     let signals = Signals::start()?;
     let accepting = listening.accept(events.clone())?;
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
-    tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
+    tracing::info!(socket = %socket.display(), pid = std::process::id(), "serving");
     // Not dropped, for the reason given in `serve`.
     let mut broker = ManuallyDrop::new(Broker::new(settings, reload, ffmpeg_versions, events)?);
     broker.accepting = Some(accepting);
+    broker.service = service;
+    broker.service.ready();
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
@@ -260,6 +267,20 @@ async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -
             return Ok(());
         }
     }
+}
+
+/// The service manager, and the socket that it passed or else one of our own. A private daemon has no service
+/// manager: what it finds in its environment was meant for a program that started it.
+fn listen(settings: &Settings) -> io::Result<(Service, listen::Listening)> {
+    let own = || listen::Listening::start(&settings.socket, settings.socket_mode);
+    if settings.is_private {
+        return Ok((Service::default(), own()?));
+    }
+    let listening = match service::passed_socket()? {
+        Some(passed) => listen::Listening::passed(passed)?,
+        None => own()?,
+    };
+    Ok((Service::from_environment()?, listening))
 }
 
 impl Broker {
@@ -307,6 +328,7 @@ impl Broker {
             totals: Totals::default(),
             past_errors: ErrorCounts::default(),
             accepting: None,
+            service: Service::default(),
             drain: None,
             reload: Arc::new(reload),
             reloading: Reloading::Idle,

@@ -29,6 +29,7 @@ impl Broker {
             self.reloading = Reloading::ReadingAndAsked;
             return;
         }
+        self.service.reloading();
         let (reload, events) = (std::sync::Arc::clone(&self.reload), self.events.clone());
         let read = move || {
             let read = reload().map(Box::new);
@@ -36,7 +37,10 @@ impl Broker {
         };
         match std::thread::Builder::new().name("reeld-reload".into()).spawn(read) {
             Ok(_) => self.reloading = Reloading::Reading,
-            Err(error) => tracing::error!(%error, "the configuration cannot be read again"),
+            Err(error) => {
+                tracing::error!(%error, "the configuration cannot be read again");
+                self.service.ready();
+            }
         }
     }
 
@@ -52,6 +56,7 @@ impl Broker {
                 }
             }
         }
+        self.service.ready();
         if asked_again {
             self.begin_reload();
         }

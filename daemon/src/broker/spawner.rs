@@ -11,8 +11,8 @@ use std::sync::mpsc as channel;
 
 use tokio::sync::mpsc;
 
-use super::Event;
 use super::engines::EngineKey;
+use super::{Event, service};
 
 /// Where to ask for processes.
 #[derive(Debug)]
@@ -55,7 +55,11 @@ impl Spawner {
 }
 
 fn spawn(order: Order, socket: OwnedFd) -> io::Result<Child> {
-    Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    for variable in service::VARIABLES {
+        command.env_remove(variable);
+    }
+    command
         .arg("engine")
         .arg("--cache-mib")
         .arg(order.cache_mib.to_string())

@@ -37,6 +37,10 @@ impl Broker {
         self.give_up_hanging_calls(now);
         self.tell_dropped_lines();
         self.settle_turn();
+        if self.service.is_there() {
+            let status = self.status_line();
+            self.service.tend(now, &status);
+        }
         if self.settings.is_private && self.clients.is_empty() {
             let patience = if self.had_clients { LAST_CLIENT_LINGER } else { FIRST_CLIENT_WITHIN };
             if now.duration_since(self.without_clients_since) >= patience {
@@ -77,6 +81,20 @@ impl Broker {
             };
             self.nothing_came_of(purpose, reply::hanging_file_system(&label));
         }
+    }
+
+    /// What the daemon does, in one line.
+    fn status_line(&self) -> String {
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let leased_bytes: u64 = self.clients.values().map(|client| client.memory.usage().leased_bytes).sum();
+        let busy_count = self.engines.iter().filter(|(_, engine)| engine.running.is_some()).count();
+        let line = format!(
+            "{}, {} ({busy_count} busy), {} MiB leased",
+            count(self.clients.len(), "client"),
+            count(self.engines.iter().count(), "engine"),
+            leased_bytes.div_ceil(1 << 20)
+        );
+        if self.is_draining() { format!("stopping: {line}") } else { line }
     }
 
     /// The report for a client: totals of everyone, names and labels of its own user alone.

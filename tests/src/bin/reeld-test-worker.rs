@@ -25,6 +25,7 @@ fn main() {
         }
         ["hold", socket, video] => hold(&client(socket), video),
         ["hold-and-ask", socket, video, slow] => hold_and_ask(&client(socket), video, slow),
+        ["read-on", socket, video, reference, seed] => read_on(socket, video, reference, number(seed)),
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
         ["shared", video] => shared(video),
@@ -106,6 +107,33 @@ fn hold_and_ask(client: &Client, video: &str, slow: &str) {
     let _held = video.frame_at(0).expect("a frame");
     println!("holding");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// Random frames until its standard input ends, whatever becomes of the daemon. Prints the process id of each
+/// daemon that delivered one, and at the end how many there were.
+fn read_on(socket: &str, video: &str, reference: &str, seed: u64) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let client = Client::builder().socket(socket).connect().expect("an answer");
+    let video = client.open(video, OpenOptions::default()).expect("an answer");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let (mut random, mut frame_count, mut daemon) = (Random::new(seed), 0, 0);
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            let index = random.below(reference.frame_count() as u64) as i64;
+            check(&video.frame_at(index).expect("an answer"), &reference, &[index]);
+            frame_count += 1;
+            let pid = client.status().expect("an answer").pid;
+            if pid != daemon {
+                daemon = pid;
+                println!("daemon {pid}");
+            }
+        }
+        println!("{frame_count} frames");
+    });
 }
 
 /// Uses the process-wide client, which finds or starts a daemon by itself.
