@@ -18,6 +18,7 @@ use crate::waiting::eventually;
 pub struct Daemon {
     folder: TempDir,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Child,
 }
 
@@ -29,10 +30,22 @@ impl Daemon {
 
     /// With options such as `["--engine-count-max", "2"]`.
     pub fn with(options: &[&str]) -> Daemon {
+        Daemon::with_environment(options, &[])
+    }
+
+    /// With options and environment variables, such as the switches for tests.
+    pub fn with_environment(options: &[&str], environment: &[(&str, &str)]) -> Daemon {
         let folder = tempfile::tempdir().expect("a folder for the socket");
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
-        let child = spawn(folder.path(), &options);
-        Daemon { folder, options, child }
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let child = spawn(folder.path(), &options, &environment);
+        Daemon { folder, options, environment, child }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where it listens.
@@ -76,7 +89,7 @@ impl Daemon {
 
     /// Starts another one at the same socket.
     pub fn start_again(&mut self) {
-        self.child = spawn(self.folder.path(), &self.options);
+        self.child = spawn(self.folder.path(), &self.options, &self.environment);
     }
 
     /// True while the process runs.
@@ -96,7 +109,7 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(folder: &Path, options: &[String]) -> Child {
+fn spawn(folder: &Path, options: &[String], environment: &[(String, String)]) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log file");
     let mut child = Command::new(binary("reeld"))
         .arg("serve")
@@ -104,6 +117,7 @@ fn spawn(folder: &Path, options: &[String]) -> Child {
         .arg(folder.join("reeld.sock"))
         .args(["--ready-fd", "1"])
         .args(options)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -117,6 +131,11 @@ fn spawn(folder: &Path, options: &[String]) -> Child {
         panic!("the daemon did not get ready:\n{log}");
     }
     child
+}
+
+/// A command line of the `reeld` of this build.
+pub fn reeld() -> Command {
+    Command::new(binary("reeld"))
 }
 
 /// A command line of the `reelctl` of this build.

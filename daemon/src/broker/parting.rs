@@ -25,6 +25,7 @@ impl Broker {
             Done::SourceChecked(checked) => self.source_checked(line, purpose, checked),
             Done::Located(located) => self.located(purpose, located),
             Done::IndexRead { source, stream, index } => self.index_read(source, stream, index),
+            Done::Nothing if purpose == Purpose::Chore => {}
             Done::Nothing => self.nothing_came_of(purpose, reply::internal("a helper failed")),
         }
     }
