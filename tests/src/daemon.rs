@@ -133,11 +133,6 @@ fn spawn(folder: &Path, options: &[String], environment: &[(String, String)]) ->
     child
 }
 
-/// A command line of the `reeld` of this build.
-pub fn reeld() -> Command {
-    Command::new(binary("reeld"))
-}
-
 /// A command line of the `reelctl` of this build.
 pub fn reelctl() -> Command {
     let mut command = Command::new(binary("reelctl"));

@@ -8,16 +8,14 @@
 mod by_hand;
 mod daemon;
 mod example;
-mod fuse;
 mod media;
 mod stand_in;
 mod waiting;
 mod worker;
 
 pub use by_hand::{ByHand, as_user};
-pub use daemon::{Daemon, reelctl, reeld};
+pub use daemon::{Daemon, reelctl};
 pub use example::enter_example_folder;
-pub use fuse::SilentFileSystem;
 pub use media::{Reference, clip, twenty_clips};
 pub use stand_in::StandIn;
 pub use waiting::{block_on, eventually};

@@ -1,5 +1,6 @@
 //! [`StandIn`]: a library that is preloaded into a daemon and makes calls on marked files hang, as those of a
-//! file system do that does not answer. It works without any right; a real such file system is in `fuse.rs`.
+//! file system do that does not answer. It works without any right, and whoever
+//! hangs in it can be killed, unlike in the kernel.
 //!
 //! What must go on meanwhile is each test's matter.
 
@@ -40,7 +41,7 @@ int close(int fd) {
 }
 
 int statx(int fd, const char *path, int flags, unsigned mask, struct statx *buffer) {
-    if (path && !*path) hang_if(fd, "hanging-stat");
+    if (flags & AT_EMPTY_PATH) hang_if(fd, "hanging-stat");
     return syscall(SYS_statx, fd, path, flags, mask, buffer);
 }
 

@@ -42,8 +42,11 @@ impl Worker {
 
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
+        // Waiting closes the pipe, and a child that the worker has forked would take that for its sign.
+        let stdin = self.child.stdin.take();
         self.child.kill().expect("a worker can be killed");
         self.child.wait().expect("a worker can be waited for");
+        self.child.stdin = stdin;
     }
 
     /// Waits for its end, which must be a success.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use reeld_client::{Client, OpenOptions, Video};
 use reeld_protocol::{ErrorCode, LeaseId, Notice, Request};
-use reeld_tests::{ByHand, Daemon, Reference, SilentFileSystem, StandIn, Worker, as_user, clip, eventually};
+use reeld_tests::{ByHand, Daemon, Reference, StandIn, Worker, as_user, clip, eventually};
 
 const CLIP: &str = "h264_bframes.mp4";
 const OPENS: &str = "width_32.mp4";
@@ -173,63 +173,6 @@ fn daemon_ends_though_calls_hang() {
     }
     eventually("calls hang", || (bystander.stuck() >= 2).then_some(()));
     terminate(&mut daemon);
-}
-
-#[test]
-fn mounted_file_system_that_does_not_answer_holds_up_nobody() {
-    let Some(mut silent) = SilentFileSystem::mount() else {
-        eprintln!("no FUSE here: the other tests of this file stand for it");
-        return;
-    };
-    let mut daemon = daemon(&[]);
-    let bystander = Bystander::of(&daemon);
-    let begin = Instant::now();
-    let mut hands = HOSTILE.map(|uid| as_user(uid, || ByHand::connect(&daemon.socket())));
-    silent.open(100);
-    silent.be_silent();
-    for hand in &mut hands {
-        send_everywhere(hand, || silent.file());
-        for _ in 0..20 {
-            hand.open(vec![silent.file()]);
-        }
-    }
-    eventually("calls hang", || (bystander.stuck() >= 4).then_some(()));
-    bystander.use_it_all(1);
-    drop(hands);
-    let status = eventually("the hostile clients are gone", || {
-        let status = bystander.client.status().unwrap();
-        (status.client_count == 1).then_some(status)
-    });
-    assert!(u128::from(status.longest_turn_micros) < begin.elapsed().as_micros(), "{status:?}");
-    bystander.use_it_all(2);
-    // The kernel does not let a process go that waits for such a file system, but others may serve.
-    send_term(&daemon);
-    eventually("the socket is free", || (!daemon.socket().exists()).then_some(()));
-    let mut successor = daemon_at(&daemon);
-    assert_eq!(
-        Client::builder().socket(daemon.socket()).connect().unwrap().status().unwrap().client_count,
-        1
-    );
-    successor.kill().unwrap();
-    successor.wait().unwrap();
-    silent.abort();
-    eventually("the daemon has ended", || (!daemon.is_running()).then_some(()));
-}
-
-/// Another daemon at the same socket, ready to serve.
-fn daemon_at(daemon: &Daemon) -> std::process::Child {
-    use std::io::Read;
-    let mut child = reeld_tests::reeld()
-        .args(["serve", "--ready-fd", "1", "--socket"])
-        .arg(daemon.socket())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut ready = [0; 6];
-    child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
-    assert_eq!(&ready, b"ready\n");
-    child
 }
 
 fn send_term(daemon: &Daemon) {
