@@ -21,7 +21,7 @@ pub struct Daemon {
     folder: TempDir,
     wrapper: Vec<String>,
     options: Vec<String>,
-    log_filter: Option<String>,
+    environment: Vec<(String, String)>,
     child: Child,
 }
 
@@ -33,37 +33,45 @@ impl Daemon {
 
     /// With options such as `["--engine-count-max", "2"]`.
     pub fn with(options: &[&str]) -> Daemon {
-        Daemon::start_with(&[], options, None, None)
+        Daemon::start_with(&[], options, &[], None)
+    }
+
+    /// With options and environment variables, such as the switches for tests.
+    pub fn with_environment(options: &[&str], environment: &[(&str, &str)]) -> Daemon {
+        Daemon::start_with(&[], options, environment, None)
     }
 
     /// Started by a program that becomes it, such as `["prlimit", "--nofile=64"]`.
     pub fn through(wrapper: &[&str], options: &[&str]) -> Daemon {
-        Daemon::start_with(wrapper, options, None, None)
+        Daemon::start_with(wrapper, options, &[], None)
     }
 
     /// With options and a log filter; without one, that of this test's environment applies.
     pub fn logging(options: &[&str], log_filter: Option<&str>) -> Daemon {
-        Daemon::start_with(&[], options, log_filter, None)
+        let filter = log_filter.map(|filter| ("REELD_LOG", filter));
+        Daemon::start_with(&[], options, filter.as_slice(), None)
     }
 
     /// With options, and with standard error going elsewhere than to [`Daemon::log`].
     pub fn writing_to(options: &[&str], log_filter: Option<&str>, stderr: Stdio) -> Daemon {
-        Daemon::start_with(&[], options, log_filter, Some(stderr))
+        let filter = log_filter.map(|filter| ("REELD_LOG", filter));
+        Daemon::start_with(&[], options, filter.as_slice(), Some(stderr))
     }
 
     fn start_with(
         wrapper: &[&str],
         options: &[&str],
-        log_filter: Option<&str>,
+        environment: &[(&str, &str)],
         stderr: Option<Stdio>,
     ) -> Daemon {
         let folder = tempfile::tempdir().expect("a folder for the socket");
         let owned = |words: &[&str]| -> Vec<String> { words.iter().map(ToString::to_string).collect() };
         let (wrapper, options) = (owned(wrapper), owned(options));
-        let log_filter = log_filter.map(str::to_owned);
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let stderr = stderr.unwrap_or_else(|| Stdio::from(log_file(folder.path())));
-        let child = spawn(folder.path(), &wrapper, &options, log_filter.as_deref(), stderr);
-        Daemon { folder, wrapper, options, log_filter, child }
+        let child = spawn(folder.path(), &wrapper, &options, &environment, stderr);
+        Daemon { folder, wrapper, options, environment, child }
     }
 
     /// Where it listens.
@@ -130,8 +138,7 @@ impl Daemon {
     /// Starts another one at the same socket.
     pub fn start_again(&mut self) {
         let stderr = Stdio::from(log_file(self.folder.path()));
-        self.child =
-            spawn(self.folder.path(), &self.wrapper, &self.options, self.log_filter.as_deref(), stderr);
+        self.child = spawn(self.folder.path(), &self.wrapper, &self.options, &self.environment, stderr);
     }
 
     /// Its process id.
@@ -189,7 +196,7 @@ fn spawn(
     folder: &Path,
     wrapper: &[String],
     options: &[String],
-    log_filter: Option<&str>,
+    environment: &[(String, String)],
     stderr: Stdio,
 ) -> Child {
     let mut command = match wrapper.split_first() {
@@ -201,7 +208,6 @@ fn spawn(
         None => Command::new(binary("reeld")),
     };
     let mut child = command
-        .envs(log_filter.map(|filter| ("REELD_LOG", filter)))
         .arg("serve")
         .arg("--socket")
         .arg(folder.join("reeld.sock"))
@@ -209,6 +215,7 @@ fn spawn(
         .args(options)
         // How this machine's own daemon is configured is no matter of a test.
         .env("REELD_CONFIG", "/dev/null")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)

@@ -46,11 +46,6 @@ impl Worker {
         self.child.id()
     }
 
-    /// Ends it as a crash would. Its children live on, and its standard input stays open.
-    pub fn crash(&mut self) {
-        self.child.kill().expect("a worker can be killed");
-    }
-
     /// Closes its standard input: workers that hold something end then.
     pub fn let_go(&mut self) {
         self.child.stdin = None;
@@ -58,8 +53,11 @@ impl Worker {
 
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
+        // Waiting closes the pipe, and a child that the worker has forked would take that for its sign.
+        let stdin = self.child.stdin.take();
         self.child.kill().expect("a worker can be killed");
         self.child.wait().expect("a worker can be waited for");
+        self.child.stdin = stdin;
     }
 
     /// Waits for its end, which must be a success.

@@ -354,24 +354,6 @@ fn eight_processes_go_on_over_five_restarts() {
     assert_eq!(status.totals.stray_releases, 0);
 }
 
-#[test]
-fn child_of_a_parent_that_died_reads_what_it_inherited() {
-    let daemon = Daemon::start();
-    let pixels = daemon.folder().join("reference");
-    reference().write(&pixels);
-    let arguments = [clip(CLIP), pixels];
-    let arguments: Vec<_> = arguments.iter().map(|path| path.to_str().unwrap()).collect();
-    let mut worker = Worker::start("orphan", &daemon.socket(), &arguments);
-    assert_eq!(worker.line(), "forked");
-    worker.crash();
-    daemon.await_rest();
-    // Others use what memory there is.
-    let video = open(&daemon.client(), CLIP);
-    let _kept: Vec<_> = (20..50).map(|index| video.frame_at(index).unwrap()).collect();
-    worker.let_go();
-    assert_eq!(worker.line(), "right");
-}
-
 /// A process that finds its daemon in this runtime folder.
 fn stay(runtime: &Path) -> Worker {
     let worker = Path::new(reelctl().get_program()).with_file_name("reeld-test-worker");

@@ -25,7 +25,7 @@ use crate::link::CatalogId;
 use crate::link::index::{Index, IndexError};
 
 /// Threads, all lines together. Each costs some pages of memory while it hangs. At [`ABANDONED_MAX`] and
-/// [`ACTIVE_MAX`] for each, about fifty users whose file systems hang leave threads for everybody else.
+/// [`ACTIVE_MAX`] for each, about forty users whose file systems hang leave threads for everybody else.
 pub const THREADS_MAX: usize = 512;
 
 /// Calls of one line at a time that are not abandoned.

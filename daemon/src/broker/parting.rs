@@ -29,6 +29,7 @@ impl Broker {
                 let is_new = !matches!(purpose, Purpose::Load { .. });
                 self.index_read(source, stream, index, is_new);
             }
+            Done::Nothing if purpose == Purpose::Chore => {}
             Done::Nothing => self.nothing_came_of(purpose, reply::internal("a helper failed")),
         }
     }

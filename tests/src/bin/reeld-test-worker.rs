@@ -10,7 +10,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use reeld_client::{Client, Error, Frames, OpenOptions, Video};
-use reeld_tests::{Random, Reference};
+use reeld_protocol::message::Reply;
+use reeld_tests::{ByHand, Random, Reference};
 
 const WIDTH: usize = 320;
 const HEIGHT: usize = 180;
@@ -26,13 +27,14 @@ fn main() {
         ["hold", socket, video] => hold(&client(socket), video),
         ["hold-and-ask", socket, video, slow] => hold_and_ask(&client(socket), video, slow),
         ["read-on", socket, video, reference, seed] => read_on(socket, video, reference, number(seed)),
+        ["hold-by-hand", socket, video] => hold_by_hand(socket, video),
+        ["orphan", socket, video, reference] => orphan(&client(socket), video, reference),
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
         ["shared", video] => shared(video),
         ["rounds", socket, video, reference, seed] => {
             rounds(&client(socket), video, reference, number(seed));
         }
-        ["orphan", socket, video, reference] => orphan(&client(socket), video, reference),
         ["stay"] => stay(),
         _ => panic!("no such task: {arguments:?}"),
     }
@@ -136,6 +138,36 @@ fn read_on(socket: &str, video: &str, reference: &str, seed: u64) {
     });
 }
 
+/// Holds a result over a connection that a child keeps open until its standard input ends.
+fn hold_by_hand(socket: &str, video: &str) {
+    let mut hand = ByHand::connect(Path::new(socket));
+    hand.open(vec![std::fs::File::open(video).expect("a video").into()]);
+    let (_, Reply::SourceOpened(opened)) = hand.reply() else { panic!("not opened") };
+    hand.frames(opened.source, vec![0, 1], Vec::new());
+    assert!(matches!(hand.reply(), (_, Reply::Frames(_))));
+    start_child(|| {
+        println!("holding");
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    });
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// A child reads what it inherited when its parent is long dead: at the end of its standard input.
+fn orphan(client: &Client, video: &str, reference: &str) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let video = open(client, video);
+    let held: Vec<_> = (0..4).map(|index| video.frame_at(index).expect("a frame")).collect();
+    start_child(|| {
+        println!("holding");
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        for (index, frames) in held.iter().enumerate() {
+            check(frames, &reference, &[index as i64]);
+        }
+        println!("unharmed");
+    });
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
 /// Uses the process-wide client, which finds or starts a daemon by itself.
 fn shared(video: &str) {
     let video = Video::open(video).expect("the video can be opened");
@@ -165,22 +197,6 @@ fn rounds(client: &Client, video: &str, reference: &str, seed: u64) {
         }
         println!("right");
     }
-}
-
-/// Leaves a child behind that holds what this process has leased, and looks at it when standard input ends.
-fn orphan(client: &Client, video: &str, reference: &str) {
-    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
-    let video = open(client, video);
-    let held: Vec<_> = (0..20).map(|index| video.frame_at(index).expect("a frame")).collect();
-    let child = start_child(|| {
-        println!("forked");
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        for (index, frames) in held.iter().enumerate() {
-            check(frames, &reference, &[index as i64]);
-        }
-        println!("right");
-    });
-    await_child(child);
 }
 
 /// Finds a daemon by itself, and asks it again for each line of standard input.
