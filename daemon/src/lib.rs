@@ -12,30 +12,78 @@ mod ffi;
 mod link;
 #[cfg(fuzzing)]
 pub mod link;
+mod logging;
 
 #[cfg(any(test, fuzzing))]
 pub use broker::simulation;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use config::{Command, CommandLine, EngineOptions};
+use config::{Command, CommandLine, ConfigError, EngineOptions, Printout, ServeOptions};
+
+/// What the shell is told where the settings are wrong: the same as where the command line is.
+const CONFIG_FAULT: u8 = 2;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let command = CommandLine::parse().command;
-    let filter = EnvFilter::try_from_env("REELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A log file is read with other tools than a terminal.
-    let is_colored = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(io::stderr).init();
-    let result = match command {
-        Command::Serve(options) => broker::serve(options.settings(), ffi::library_versions()),
+    match CommandLine::parse().command {
+        Command::Serve(options) => match options.printout() {
+            None => serve(options),
+            Some(printout) => print(&options, printout),
+        },
         Command::Engine(options) => decode(&options),
+    }
+}
+
+fn serve(options: ServeOptions) -> ExitCode {
+    let settings = match config::load(&options) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
     };
+    let written_out = match logging::start(&settings.log) {
+        Ok(written_out) => written_out,
+        Err(reason) => return fail_without_log(&reason),
+    };
+    let reload = Box::new(move || config::load(&options).map_err(|error| error.to_string()));
+    let code = exit_code(broker::serve(settings, reload, ffi::library_versions()));
+    drop(written_out);
+    code
+}
+
+fn print(options: &ServeOptions, printout: Printout) -> ExitCode {
+    let text = match printout {
+        Printout::Check => match config::check(options) {
+            Ok(report) => report,
+            Err(error) => return refuse(&error),
+        },
+        Printout::DefaultConfig => config::default_config(),
+        Printout::Document => config::document(),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// There is no log yet: what it shall be is one of the settings.
+fn refuse(error: &ConfigError) -> ExitCode {
+    eprintln!("reeld: the settings are wrong; nothing was started\n{error}");
+    ExitCode::from(CONFIG_FAULT)
+}
+
+fn fail_without_log(reason: &str) -> ExitCode {
+    eprintln!("reeld: {reason}");
+    ExitCode::FAILURE
+}
+
+fn exit_code(result: io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,11 +93,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The broker gives an engine their socket as its standard input.
-fn decode(options: &EngineOptions) -> io::Result<()> {
+/// What a terminal or systemd says to all processes of the daemon is the broker's to obey: engines finish what
+/// is under way and end with it. They are heard and nobody looks.
+fn leave_signals_to_broker() -> io::Result<()> {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+        signal_hook::flag::register(signal, Arc::clone(&heard))?;
+    }
+    Ok(())
+}
+
+/// The broker gives an engine their socket as its standard input, and its own log filter.
+fn decode(options: &EngineOptions) -> ExitCode {
+    match logging::start_in_engine(&logging::filter_of_environment()) {
+        Ok(()) => exit_code(decode_for_broker(options)),
+        Err(reason) => fail_without_log(&reason),
+    }
+}
+
+fn decode_for_broker(options: &EngineOptions) -> io::Result<()> {
+    leave_signals_to_broker()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,
+        memory_mib: options.memory_mib,
         session_count_max: usize::from(options.sessions),
         is_verbose: tracing::enabled!(tracing::Level::TRACE),
     };

@@ -22,6 +22,10 @@ use crate::message::Message;
 /// one, of which the same read may bring the beginning. Whoever sends more would fill our table of open files.
 const FDS_WAITING_MAX: usize = 2 * FDS_MAX;
 
+/// The most descriptors that the kernel passes in one message. A smaller buffer would let it close the surplus,
+/// on the thread that reads and whatever file they are of.
+const KERNEL_FDS_MAX: usize = 253;
+
 /// What a peer did that no version of the protocol allows. The connection cannot go on after it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,11 +56,6 @@ pub enum FrameError {
         /// How many wait.
         count: usize,
     },
-    /// The kernel dropped file descriptors: there were too many, or this process has no room for them.
-    #[error(
-        "file descriptors were lost in transit (too many at once, or the limit of open files is reached)"
-    )]
-    FdsTruncated,
     /// Not the bytes of a handshake.
     #[error("the peer does not speak reeld's protocol")]
     NotReeld,
@@ -72,8 +71,16 @@ pub struct Frame {
     pub header: Header,
     /// The body, as long as the header says.
     pub body: Vec<u8>,
-    /// As many as the header says.
+    /// As many as the header says; none where [`Frame::are_fds_lost`].
     pub fds: Vec<OwnedFd>,
+}
+
+impl Frame {
+    /// True where the kernel dropped file descriptors of this message: there were too many, or this process
+    /// may not open more.
+    pub fn are_fds_lost(&self) -> bool {
+        self.fds.len() < usize::from(self.header.fd_count)
+    }
 }
 
 /// What one read from a socket brought.
@@ -89,13 +96,18 @@ pub enum Received {
 ///
 /// Every read goes through `recvmsg`: a plain read would drop file descriptors without a word. The kernel
 /// may join the bytes of several messages, but ends a read at a message that carries descriptors, so
-/// they are queued and handed to messages by the count in their headers.
+/// they are queued and handed to messages by the count in their headers. Of a read that lost some, none is
+/// kept: which ones are missing cannot be known, and a message with another's file would be worse than one
+/// without.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
     fds: VecDeque<OwnedFd>,
+    strays: Vec<OwnedFd>,
+    /// Where in the buffer reads begin and end that have lost descriptors.
+    lossy_reads: Vec<(usize, usize)>,
 }
 
 impl FrameReader {
@@ -104,24 +116,45 @@ impl FrameReader {
         FrameReader::default()
     }
 
-    /// Reads once from the socket. Returns `WouldBlock` where the socket or `flags` say so.
+    /// Reads once from the socket. Returns `WouldBlock` where the socket or `flags` say so. Closes strays.
     pub fn receive(&mut self, socket: impl AsFd, flags: RecvFlags) -> io::Result<Received> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_FDS_MAX))];
+        self.receive_into(&mut space, socket, flags)
+    }
+
+    fn receive_into(
+        &mut self,
+        space: &mut [MaybeUninit<u8>],
+        socket: impl AsFd,
+        flags: RecvFlags,
+    ) -> io::Result<Received> {
+        self.strays.clear();
         self.make_room();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut ancillary = RecvAncillaryBuffer::new(space);
         let mut slices = [IoSliceMut::new(&mut self.buffer[self.end..])];
         let message = recvmsg(socket, &mut slices, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
+        let is_lossy = message.flags.contains(ReturnFlags::CTRUNC);
+        let before = self.fds.len();
         for item in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = item {
-                self.fds.extend(fds);
+                if is_lossy { self.strays.extend(fds) } else { self.fds.extend(fds) }
             }
         }
-        if message.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::FdsTruncated));
+        let count = self.fds.len() - before;
+        if count > FDS_MAX {
+            let count = u8::try_from(count).unwrap_or(u8::MAX);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::TooManyFds { count }));
         }
         if self.fds.len() > FDS_WAITING_MAX {
             let error = FrameError::FdsUnclaimed { count: self.fds.len() };
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        if is_lossy {
+            let end = self.end + message.bytes;
+            match self.lossy_reads.last_mut() {
+                Some(last) if last.1 == self.end => last.1 = end,
+                Some(_) | None => self.lossy_reads.push((self.end, end)),
+            }
         }
         self.end += message.bytes;
         Ok(if message.bytes == 0 { Received::Closed } else { Received::Bytes })
@@ -133,7 +166,7 @@ impl FrameReader {
         let Some((header, rest)) = pending.split_first_chunk::<HEADER_BYTES>() else {
             if pending.is_empty() {
                 // No message is left to claim these: a peer sent descriptors where none belong.
-                self.fds.clear();
+                self.strays.extend(self.fds.drain(..));
             }
             return Ok(None);
         };
@@ -142,7 +175,8 @@ impl FrameReader {
         if rest.len() < body_bytes {
             return Ok(None);
         }
-        let fd_count = usize::from(header.fd_count);
+        let has_lost_fds = self.has_lost_fds(self.start);
+        let fd_count = if has_lost_fds { 0 } else { usize::from(header.fd_count) };
         if self.fds.len() < fd_count {
             // Descriptors never arrive later than the bytes they were sent with.
             return Err(FrameError::FdsMissing { announced: fd_count, received: self.fds.len() });
@@ -152,9 +186,28 @@ impl FrameReader {
         Ok(Some(Frame { header, body, fds: self.fds.drain(..fd_count).collect() }))
     }
 
+    /// Descriptors that no message claimed, for a caller to whom it matters where they are closed. The next
+    /// read closes them here.
+    pub fn take_strays(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.strays)
+    }
+
+    /// All descriptors that are left, for the same reason.
+    pub fn into_fds(mut self) -> Vec<OwnedFd> {
+        let mut fds = self.take_strays();
+        fds.extend(self.fds.drain(..));
+        fds
+    }
+
     /// True while no byte waits to become part of a message.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// True if the message that begins here came with a read that lost descriptors: they are sent with a
+    /// message's first byte.
+    fn has_lost_fds(&self, start: usize) -> bool {
+        self.lossy_reads.iter().any(|&(begin, end)| begin <= start && start < end)
     }
 
     fn make_room(&mut self) {
@@ -164,6 +217,11 @@ impl FrameReader {
         }
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
+            self.lossy_reads.retain(|&(_, end)| self.start < end);
+            for (begin, end) in &mut self.lossy_reads {
+                *begin = begin.saturating_sub(self.start);
+                *end -= self.start;
+            }
             self.end -= self.start;
             self.start = 0;
         }
@@ -316,7 +374,7 @@ mod tests {
         drop(ours);
         let (reader, frames) = receive_all(&theirs);
         assert_eq!(frames[0].fds.len(), 0);
-        assert!(reader.fds.is_empty());
+        assert!(reader.into_fds().is_empty());
     }
 
     #[test]
@@ -345,6 +403,33 @@ mod tests {
         let mut reader = FrameReader::new();
         reader.receive(&theirs, RecvFlags::empty()).unwrap();
         assert!(matches!(reader.next_frame(), Err(FrameError::FdsMissing { announced: 1, received: 0 })));
+    }
+
+    #[test]
+    fn message_whose_fds_were_lost_says_so_and_the_next_has_its_own() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        // More descriptors than the reader below has room for: the kernel drops some, as it does when a
+        // process may not open more.
+        let surplus: Vec<OutgoingFd> = (0..FDS_MAX + 8).map(|_| null()).collect();
+        let lost = Header { body_bytes: 0, kind: 2, fd_count: 1, flags: 0, request_id: 2 }.to_bytes();
+        let mut outbox = Outbox::new();
+        outbox.push_raw(1, 1, b"plain", vec![]);
+        outbox.send(&ours, SendFlags::empty()).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 8))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = surplus.iter().map(|fd| fd.as_fd()).collect();
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&ours, &[IoSlice::new(&lost)], &mut ancillary, SendFlags::empty()).unwrap();
+        outbox.push_raw(3, 3, b"one", vec![null()]);
+        outbox.send(&ours, SendFlags::empty()).unwrap();
+        drop(ours);
+        let (mut reader, mut frames) = (FrameReader::new(), Vec::new());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        while reader.receive_into(&mut space, &theirs, RecvFlags::empty()).unwrap() == Received::Bytes {
+            frames.extend(std::iter::from_fn(|| reader.next_frame().unwrap()));
+        }
+        let shown: Vec<_> = frames.iter().map(|frame| (frame.fds.len(), frame.are_fds_lost())).collect();
+        assert_eq!(shown, [(0, false), (0, true), (1, false)]);
     }
 
     #[test]

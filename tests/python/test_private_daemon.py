@@ -53,7 +53,7 @@ def client(file: Path, runtime: Path) -> subprocess.Popen[str]:
     """A process that reads a frame and stays until its input is closed."""
     hidden = ("REELD_SOCKET", "REELD_NO_AUTOSTART", "REELD_BINARY")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["XDG_RUNTIME_DIR"] = str(runtime)
+    environment["XDG_RUNTIME_DIR"] = environment["XDG_CACHE_HOME"] = str(runtime)
     return subprocess.Popen(
         [sys.executable, "-c", READ_AND_WAIT, str(file)],
         env=environment,

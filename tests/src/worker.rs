@@ -2,7 +2,7 @@
 //!
 //! What a worker does is in `src/bin/reeld-test-worker.rs`.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -35,6 +35,17 @@ impl Worker {
         line.trim_end().to_owned()
     }
 
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a worker that listens");
+        writeln!(stdin, "{line}").expect("the worker listens");
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Closes its standard input: workers that hold something end then.
     pub fn let_go(&mut self) {
         self.child.stdin = None;
@@ -42,8 +53,11 @@ impl Worker {
 
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
+        // Waiting closes the pipe, and a child that the worker has forked would take that for its sign.
+        let stdin = self.child.stdin.take();
         self.child.kill().expect("a worker can be killed");
         self.child.wait().expect("a worker can be waited for");
+        self.child.stdin = stdin;
     }
 
     /// Waits for its end, which must be a success.

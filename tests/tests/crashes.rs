@@ -1,10 +1,11 @@
-//! Engines and daemons that are killed: requests are tried again or fail with a sentence, and frames that
-//! are held stay readable.
+//! Engines and daemons that are killed: requests are tried again or fail with a sentence. How clients wait for a
+//! daemon is in `reconnect.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use reeld_client::{Client, Error, OpenOptions, RequestOptions, Video, Wanted};
 use reeld_tests::{Daemon, Reference, clip, eventually};
+use rustix::process::Signal;
 
 const CLIP: &str = "h264_bframes.mp4";
 
@@ -12,14 +13,14 @@ fn open(client: &Client, name: &str) -> Video {
     client.open(clip(name), OpenOptions::default()).unwrap()
 }
 
-/// Kills an engine of this daemon that works on something.
-fn kill_busy_engine(client: &Client) {
+/// Sends a signal to an engine of this daemon that works on something.
+fn end_busy_engine(client: &Client, signal: Signal) {
     let pid = eventually("an engine is busy", || {
         let engines = client.status().unwrap().engines;
         engines.iter().find(|engine| engine.is_busy).map(|engine| engine.pid)
     });
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 #[test]
@@ -28,7 +29,7 @@ fn request_of_a_killed_engine_is_tried_again() {
     let client = daemon.client();
     let video = open(&client, "slow.mp4");
     let pending = video.submit(Wanted::Indices(vec![-1]), RequestOptions::default()).unwrap();
-    kill_busy_engine(&client);
+    end_busy_engine(&client, Signal::KILL);
     let frames = pending.wait().unwrap();
     assert_eq!(frames.part(0).unwrap().shape(), [1, 1080, 1920, 3]);
     let totals = client.status().unwrap().totals;
@@ -36,35 +37,20 @@ fn request_of_a_killed_engine_is_tried_again() {
 }
 
 #[test]
-fn request_whose_engines_die_twice_is_decoder_crashed() {
+fn request_whose_engines_crash_twice_is_decoder_crashed() {
     let daemon = Daemon::with(&["--engine-count-max", "1", "--engine-cache-mib", "0"]);
     let client = daemon.client();
     let video = open(&client, "slow.mp4");
     let pending = video.submit(Wanted::Indices(vec![-1]), RequestOptions::default()).unwrap();
-    kill_busy_engine(&client);
+    end_busy_engine(&client, Signal::ABORT);
     eventually("the first crash is noticed", || {
         (client.status().unwrap().totals.engine_crashes == 1).then_some(())
     });
-    kill_busy_engine(&client);
+    end_busy_engine(&client, Signal::ABORT);
     let error = pending.wait().unwrap_err();
     assert!(matches!(error, Error::DecoderCrashed(_)), "{error:?}");
     let reference = Reference::new(&clip(CLIP), 320, 180);
     assert!(open(&client, CLIP).frame_at(5).unwrap()[..] == *reference.frame(5));
-}
-
-#[test]
-fn killed_daemon_fails_requests_and_leaves_frames_readable() {
-    let mut daemon = Daemon::start();
-    let client = daemon.client();
-    let held = open(&client, CLIP).frame_at(12).unwrap();
-    let slow = open(&client, "slow.mp4");
-    let pending = slow.submit(Wanted::Indices(vec![-1]), RequestOptions::default()).unwrap();
-    daemon.kill();
-    let error = pending.wait().unwrap_err();
-    assert!(matches!(error, Error::DaemonUnavailable { .. }), "{error:?}");
-    assert!(held[..] == *Reference::new(&clip(CLIP), 320, 180).frame(12));
-    let error = slow.frame_at(0).unwrap_err();
-    assert!(matches!(error, Error::DaemonUnavailable { .. }), "{error:?}");
 }
 
 #[test]

@@ -3,38 +3,47 @@
 //!
 //! What the jobs are about, and what becomes of their results, is not known here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reeld_protocol::status::EngineStatus;
+use reeld_protocol::status::{Activity, EngineStatus};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::job::{Job, User, mix};
+use super::backoff::Backoff;
+use super::blame::Death;
+use super::helpers::Line;
+use super::job::{Job, Task, User, mix};
 use super::peer::Peer;
-use super::process::{Process, Starter, ThisBinary};
+use super::spawner::{Order, Process, Spawner};
 use super::{Event, PeerKey};
+use crate::config::Limits;
 use crate::link::{ArenaKey, CatalogId, EngineReport, EngineRequest, FileIdentity, JobId};
 
 /// An engine without work ends after this long: its sessions and pictures are of no use to others, and the
 /// next one starts in about 20 ms.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
 
-/// An engine answers or yields every 20 ms of decoding. One that says nothing for so long hangs, in a codec
-/// or on a file system.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// Engines in a row that end before they are ready, after which waiting work is given up.
-const FAILED_STARTS_MAX: u32 = 3;
+/// Where there are more engines than the budget says, because each user at work has one, idle ones end after
+/// this: not at once, since a user's next request often follows within a training step.
+const SURPLUS_KEPT: Duration = Duration::from_secs(5);
 
 /// Runs that an engine has begun and that wait for their next turn. Below the number of its sessions, so
 /// that a warm one is never evicted before its run goes on.
 const PINNED_MAX: usize = 4;
+
+/// How long the daemon waits for its engines when it ends: a killed process is gone within milliseconds.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Users that are remembered for having lost an engine.
+const BEREFT_MAX: usize = 1024;
 
 /// Names an engine process. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +58,8 @@ pub struct Running {
     pub job: Job,
     /// True once the engine was asked to stop.
     pub is_cancelled: bool,
-    since: Instant,
+    /// When it was handed out.
+    pub since: Instant,
 }
 
 /// One engine process.
@@ -62,49 +72,98 @@ pub struct Engine {
     /// What it last said of itself.
     pub report: EngineReport,
     peer: Peer,
-    process: Box<dyn Process>,
+    stage: Stage,
     is_ready: bool,
+    /// What it did that made us end it.
+    offence: Option<String>,
     /// Told to end: it gets no more work.
     is_leaving: bool,
     sources: HashSet<CatalogId>,
     arenas: HashSet<ArenaKey>,
     /// Said when it is idle: a job in progress may still use what is dropped.
     farewells: Vec<EngineRequest>,
+    started_at: Instant,
     idle_since: Instant,
+    jobs_done: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Asked for; ended as soon as it is there where it `is_unwanted`.
+    Ordered { is_unwanted: bool },
+    /// Running, or ended and not reaped.
+    Running(Box<dyn Process>),
+    /// It could not be started.
+    Failed,
 }
 
 /// All engine processes of the node.
 #[derive(Debug)]
 pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
-    starter: Box<dyn Starter>,
     engine_count_max: usize,
     cache_mib: u64,
+    memory_mib: u64,
+    log: String,
+    silence_max: Duration,
+    spawner: Spawner,
+    backoff: Backoff,
     events: mpsc::Sender<Event>,
     next_key: u64,
     next_job: u64,
-    failed_starts: u32,
+    /// Users one of whose engines has ended without being told to, until the next one is started.
+    bereft: BTreeSet<User>,
+    restart_count: u64,
 }
 
 impl Engines {
-    /// None yet.
-    pub fn new(engine_count_max: usize, cache_mib: u64, events: mpsc::Sender<Event>) -> Engines {
-        Engines {
+    /// None yet. They log what `log` says; one that says nothing for `silence_max` hangs.
+    pub fn new(
+        limits: &Limits,
+        log: &str,
+        silence_max: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> io::Result<Engines> {
+        Ok(Engines {
             engines: BTreeMap::new(),
-            starter: Box::new(ThisBinary),
-            engine_count_max,
-            cache_mib,
+            engine_count_max: engine_count_max(limits),
+            cache_mib: limits.engine_cache_mib,
+            memory_mib: limits.engine_memory_mib,
+            log: log.to_owned(),
+            silence_max,
+            spawner: Spawner::start(events.clone())?,
+            backoff: Backoff::default(),
             events,
             next_key: 0,
             next_job: 0,
-            failed_starts: 0,
-        }
+            bereft: BTreeSet::new(),
+            restart_count: 0,
+        })
     }
 
     /// Engines come from elsewhere from now on.
     #[cfg(any(test, fuzzing))]
-    pub fn start_with(&mut self, starter: impl Starter + 'static) {
-        self.starter = Box::new(starter);
+    pub fn start_with(&mut self, spawner: Spawner) {
+        self.spawner = spawner;
+    }
+
+    /// From now on engines are started by these. Those that run stay as they are; where they are too many, the
+    /// idle ones end in their time.
+    pub fn change_limits(&mut self, limits: &Limits, log: &str) {
+        self.engine_count_max = engine_count_max(limits);
+        self.cache_mib = limits.engine_cache_mib;
+        self.memory_mib = limits.engine_memory_mib;
+        log.clone_into(&mut self.log);
+    }
+
+    /// Engines that were started in place of one that had ended without being told to.
+    pub fn restart_count(&self) -> u64 {
+        self.restart_count
+    }
+
+    /// All engines.
+    pub fn iter(&self) -> impl Iterator<Item = (EngineKey, &Engine)> {
+        self.engines.iter().map(|(&key, engine)| (key, engine))
     }
 
     /// One engine.
@@ -138,61 +197,152 @@ impl Engines {
         candidates.first().copied()
     }
 
+    /// True if this user has an engine.
+    pub fn serves(&self, user: User) -> bool {
+        self.engines.values().any(|engine| engine.user == user && !engine.is_leaving)
+    }
+
     /// True for a run that was begun by an engine which still lives: no other shall do it.
     pub fn awaits_its_own(&self, job: &Job) -> bool {
         job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
     }
 
-    /// True if another engine may be started for this user: the node's budget has room, or the user has none.
-    pub fn may_start(&self, user: User) -> bool {
-        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
-        let has_none = self.engines.values().all(|engine| engine.user != user);
-        !is_starting && (has_none || self.engines.len() < self.engine_count_max)
+    /// True if some engine could take work now.
+    pub fn has_idle(&self) -> bool {
+        self.engines.values().any(Engine::is_idle)
     }
 
-    /// Starts an engine. It takes work once it has said that it is ready.
-    pub fn start(&mut self, user: User, now: Instant) -> io::Result<EngineKey> {
+    /// True if another engine may be started for this user: the node's budget has room, or the user has none,
+    /// and its engines do not die one after the other.
+    pub fn may_start(&self, user: User, now: Instant) -> bool {
+        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
+        let has_room = !self.serves(user) || self.engines.len() < self.engine_count_max;
+        !is_starting && has_room && self.backoff.may_start(user, now)
+    }
+
+    /// When an engine may be started that may not be started now.
+    pub fn next_start(&self, now: Instant) -> Option<Instant> {
+        self.backoff.next_start(now)
+    }
+
+    /// Ends an idle engine of a user without work, where somebody else waits for the budget: the one that has
+    /// been idle longest. `busy_users` have work that waits.
+    pub fn make_way(&mut self, user: User, busy_users: &[User], pinned: &BTreeMap<EngineKey, usize>) {
+        let is_starting = self.engines.values().any(|engine| engine.user == user && !engine.is_ready);
+        let is_making_way = self.engines.values().any(|engine| engine.is_leaving);
+        if is_starting || is_making_way || self.engines.len() < self.engine_count_max {
+            return;
+        }
+        let is_spare = |key: &EngineKey, engine: &Engine| {
+            engine.is_idle()
+                && engine.user != user
+                && !busy_users.contains(&engine.user)
+                && !pinned.contains_key(key)
+        };
+        let spare = self.engines.iter_mut().filter(|(key, engine)| is_spare(key, engine));
+        if let Some((key, engine)) = spare.min_by_key(|(_, engine)| engine.idle_since) {
+            tracing::info!(
+                engine = key.0,
+                uid = engine.user.uid,
+                for_uid = user.uid,
+                "idle engine makes way"
+            );
+            engine.leave();
+        }
+    }
+
+    /// Orders an engine. It takes work once it has said that it is ready.
+    pub fn start(&mut self, user: User, now: Instant) -> io::Result<()> {
         let key = EngineKey(self.next_key);
         self.next_key += 1;
-        let (socket, process) = self.starter.start(self.cache_mib)?;
-        self.watch(key, process.as_ref())?;
-        let peer =
-            Peer::start(PeerKey::Engine(key), UnixStream::from_std(socket)?, self.events.clone(), None);
-        tracing::info!(engine = key.0, pid = process.id(), uid = user.uid, "engine started");
-        let engine = Engine {
+        let ordered = self.order(key, user, now);
+        if ordered.is_err() {
+            self.backoff.died(user, Duration::ZERO, false, now);
+        }
+        self.engines.insert(key, ordered?);
+        if self.bereft.remove(&user) {
+            self.restart_count += 1;
+        }
+        Ok(())
+    }
+
+    fn order(&self, key: EngineKey, user: User, now: Instant) -> io::Result<Engine> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        let order = Order { cache_mib: self.cache_mib, memory_mib: self.memory_mib, log: self.log.clone() };
+        self.spawner.order(key, order, theirs.into())?;
+        let line = Line::User(user.uid);
+        Ok(Engine {
             user,
             running: None,
             report: EngineReport::default(),
-            peer,
-            process,
+            peer: Peer::start(PeerKey::Engine(key), line, ours, self.events.clone(), None),
+            stage: Stage::Ordered { is_unwanted: false },
             is_ready: false,
+            offence: None,
             is_leaving: false,
             sources: HashSet::new(),
             arenas: HashSet::new(),
             farewells: Vec::new(),
+            started_at: now,
             idle_since: now,
-        };
-        self.engines.insert(key, engine);
-        Ok(key)
+            jobs_done: 0,
+        })
+    }
+
+    /// An engine that was ordered is there, or could not be started.
+    pub fn spawned(&mut self, key: EngineKey, spawned: io::Result<Box<dyn Process>>) {
+        let watched = spawned.and_then(|mut process| match self.watch(key, process.as_ref()) {
+            Ok(()) => Ok(process),
+            Err(error) => {
+                // Nothing would tell us of its end.
+                process.kill();
+                let _ = process.wait();
+                Err(error)
+            }
+        });
+        let Some(engine) = self.engines.get_mut(&key) else { return };
+        let is_unwanted = matches!(engine.stage, Stage::Ordered { is_unwanted: true });
+        match watched {
+            Ok(process) => {
+                tracing::info!(engine = key.0, pid = process.id(), uid = engine.user.uid, "engine started");
+                engine.stage = Stage::Running(process);
+                if is_unwanted {
+                    engine.kill();
+                }
+            }
+            Err(error) => {
+                tracing::error!(engine = key.0, %error, "an engine cannot be started");
+                engine.stage = Stage::Failed;
+                engine.is_leaving = true;
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let _ = events.send(Event::EngineExited(key)).await;
+                });
+            }
+        }
     }
 
     /// Makes the process's end an event.
     fn watch(&self, key: EngineKey, process: &dyn Process) -> io::Result<()> {
         // SAFETY: the descriptor is owned by the `AsyncFd` and open as long as that is registered.
-        let end = unsafe { AsyncFd::register_with_interest(process.end()?, Interest::READABLE) }?;
+        let pidfd = unsafe { AsyncFd::register_with_interest(process.pidfd()?, Interest::READABLE) }?;
         let events = self.events.clone();
         tokio::spawn(async move {
             // The guard is not cleared: a process ends once.
-            let _ = end.readable().await;
+            let _ = pidfd.readable().await;
             let _ = events.send(Event::EngineExited(key)).await;
         });
         Ok(())
     }
 
     /// The engine said that it is ready.
-    pub fn ready(&mut self, engine: EngineKey, now: Instant) {
-        self.failed_starts = 0;
-        if let Some(engine) = self.engines.get_mut(&engine) {
+    pub fn ready(&mut self, key: EngineKey, now: Instant) {
+        if let Some(engine) = self.engines.get_mut(&key) {
+            self.backoff.became_ready(engine.user);
+            let millis = now.duration_since(engine.started_at).as_millis() as u64;
+            tracing::info!(engine = key.0, pid = engine.pid(), millis, "engine ready");
             engine.is_ready = true;
             engine.idle_since = now;
         }
@@ -204,45 +354,64 @@ impl Engines {
         JobId(self.next_job)
     }
 
-    /// Collects an engine whose process has ended.
-    pub fn reap(&mut self, engine: EngineKey) -> Option<Engine> {
-        let mut engine = self.engines.remove(&engine)?;
-        // The process has ended, so this returns at once.
-        match engine.process.wait() {
-            Ok(status) => tracing::info!(pid = engine.process.id(), %status, "engine ended"),
-            Err(error) => tracing::error!(pid = engine.process.id(), %error, "engine cannot be reaped"),
+    /// Collects an engine whose process has ended, and says how it did. Only after this may the slots be
+    /// used again that it was writing into.
+    pub fn reap(&mut self, key: EngineKey, now: Instant) -> Option<(Engine, Death)> {
+        let mut engine = self.engines.remove(&key)?;
+        let ended = match &mut engine.stage {
+            // The process has ended, so this returns at once.
+            Stage::Running(process) => process.wait(),
+            Stage::Ordered { .. } | Stage::Failed => Err(io::Error::other("it was never started")),
+        };
+        let (pid, uid, jobs) = (engine.pid(), engine.user.uid, engine.jobs_done);
+        let death = match (ended, engine.offence.take()) {
+            (Ok(status), None) => {
+                tracing::info!(engine = key.0, pid, uid, jobs, %status, "engine ended");
+                Death::of(status)
+            }
+            (Ok(_), Some(offence)) => Death::Crash(offence),
+            (Err(error), _) => {
+                tracing::error!(engine = key.0, pid, uid, %error, "engine cannot be reaped");
+                Death::Crash(error.to_string())
+            }
+        };
+        if !engine.is_leaving && self.bereft.len() < BEREFT_MAX {
+            self.bereft.insert(engine.user);
         }
-        if !engine.is_ready {
-            self.failed_starts += 1;
+        if !engine.is_leaving || engine.running.is_some() {
+            let lived = now.saturating_duration_since(engine.started_at);
+            self.backoff.died(engine.user, lived, engine.is_ready, now);
         }
-        Some(engine)
+        Some((engine, death))
     }
 
-    /// True when engines cannot be started at all: waiting work is hopeless.
-    pub fn is_hopeless(&mut self) -> bool {
-        let is_hopeless = self.failed_starts >= FAILED_STARTS_MAX;
-        if is_hopeless {
-            self.failed_starts = 0;
-        }
-        is_hopeless
+    /// True when engines cannot be started for this user at all: waiting work is hopeless.
+    pub fn is_hopeless(&self, user: User) -> bool {
+        let has_one = self.engines.values().any(|engine| engine.user == user && engine.is_ready);
+        !has_one && self.backoff.is_hopeless(user)
     }
 
     /// Ends engines that have had nothing to do for long, and kills those that hang.
     pub fn tend(&mut self, now: Instant) {
+        self.backoff.tend(now);
+        let mut surplus = self.engines.len().saturating_sub(self.engine_count_max);
         for (key, engine) in &mut self.engines {
+            let is_silent = |since: Instant| now.saturating_duration_since(since) >= self.silence_max;
+            let is_surplus = surplus > 0 && engine.is_idle();
+            let kept = if is_surplus { SURPLUS_KEPT } else { IDLE_KEPT };
             match &engine.running {
-                None if engine.is_idle() && now.duration_since(engine.idle_since) >= IDLE_KEPT => {
-                    tracing::info!(engine = key.0, "engine has nothing to do");
-                    engine.is_leaving = true;
-                    engine.peer.finish();
-                }
-                None if !engine.is_ready && now.duration_since(engine.idle_since) >= SILENCE_MAX => {
+                None if !engine.is_ready && is_silent(engine.started_at) => {
                     tracing::error!(engine = key.0, "engine does not get ready");
-                    engine.kill();
+                    engine.condemn("it did not get ready");
                 }
-                Some(running) if now.duration_since(running.since) >= SILENCE_MAX => {
+                None if engine.is_idle() && now.duration_since(engine.idle_since) >= kept => {
+                    tracing::info!(engine = key.0, "engine has nothing to do");
+                    surplus = surplus.saturating_sub(1);
+                    engine.leave();
+                }
+                Some(running) if is_silent(running.since) => {
                     tracing::error!(engine = key.0, "engine hangs");
-                    engine.kill();
+                    engine.condemn("it did not answer");
                 }
                 None | Some(_) => {}
             }
@@ -259,23 +428,30 @@ impl Engines {
     }
 
     /// No later job names this arena.
-    pub fn drop_arena(&mut self, arena: ArenaKey) {
+    /// Returns how many engines are at work and may write to it until they have answered.
+    pub fn drop_arena(&mut self, arena: ArenaKey) -> usize {
+        let mut busy_count = 0;
         for engine in self.engines.values_mut() {
             if engine.arenas.remove(&arena) {
+                busy_count += usize::from(engine.running.is_some());
                 engine.farewell(EngineRequest::DropArena(arena));
             }
         }
+        busy_count
     }
 
-    /// For the status report.
-    pub fn status(&self) -> impl Iterator<Item = EngineStatus> {
-        self.engines.values().map(|engine| EngineStatus {
-            pid: engine.process.id(),
-            uid: engine.user.uid,
-            is_busy: engine.running.is_some(),
-            session_count: engine.report.session_count,
-            cache_bytes: engine.report.cache_bytes,
-        })
+    /// Ends all engines, at once, and collects them. One that the kernel cannot end in time, because it hangs
+    /// in a file system, is left to the kernel.
+    pub fn end(&mut self) {
+        self.engines.values_mut().for_each(Engine::kill);
+        let deadline = Instant::now() + ENDED_WITHIN;
+        for (key, mut engine) in std::mem::take(&mut self.engines) {
+            if engine.is_ended_by(deadline) {
+                tracing::info!(engine = key.0, pid = engine.pid(), "engine ended");
+            } else {
+                tracing::error!(engine = key.0, pid = engine.pid(), "engine cannot be ended");
+            }
+        }
     }
 }
 
@@ -289,6 +465,13 @@ impl Engine {
     pub fn introduce_source(&mut self, source: CatalogId, identity: FileIdentity, fd: &Arc<OwnedFd>) {
         if self.sources.insert(source) {
             self.send(&EngineRequest::AddSource { source, identity }, vec![Arc::clone(fd)]);
+        }
+    }
+
+    /// The engine has no use of a file that it was told of: it will be told again.
+    pub fn forget_source(&mut self, source: CatalogId) {
+        if self.sources.remove(&source) {
+            self.farewell(EngineRequest::DropSource(source));
         }
     }
 
@@ -306,20 +489,39 @@ impl Engine {
     }
 
     /// The job is over: takes it, if it is the one that was begun.
-    pub fn finish(&mut self, id: JobId, now: Instant) -> Option<Running> {
+    /// With it, the arenas that were dropped meanwhile.
+    pub fn finish(&mut self, id: JobId, now: Instant) -> Option<(Running, Vec<ArenaKey>)> {
         let running = self.running.take_if(|running| running.id == id)?;
         self.idle_since = now;
+        let let_go = self.held_arenas();
+        self.jobs_done += 1;
         for farewell in std::mem::take(&mut self.farewells) {
             self.send(&farewell, Vec::new());
         }
-        Some(running)
+        Some((running, let_go))
+    }
+
+    /// Arenas that were dropped, but that the job in progress may still write to.
+    pub fn held_arenas(&self) -> Vec<ArenaKey> {
+        let arena = |farewell: &EngineRequest| match farewell {
+            EngineRequest::DropArena(arena) => Some(*arena),
+            EngineRequest::DropSource(_)
+            | EngineRequest::AddSource { .. }
+            | EngineRequest::AddArena { .. }
+            | EngineRequest::Probe { .. }
+            | EngineRequest::Scan { .. }
+            | EngineRequest::Decode { .. }
+            | EngineRequest::Extend { .. }
+            | EngineRequest::Cancel(_) => None,
+        };
+        self.farewells.iter().filter_map(arena).collect()
     }
 
     /// Says something about the job in progress.
     pub fn send(&mut self, request: &EngineRequest, fds: Vec<Arc<OwnedFd>>) {
         if let Err(error) = self.peer.send(request, 0, fds) {
             // Its end will be an event, and all it did is then done elsewhere.
-            tracing::warn!(pid = self.process.id(), %error, "engine cannot be reached");
+            tracing::warn!(pid = self.pid(), %error, "engine cannot be reached");
             self.kill();
         }
     }
@@ -331,15 +533,91 @@ impl Engine {
         }
     }
 
+    /// The arenas that it was told of, for the audit.
+    pub fn arenas(&self) -> impl Iterator<Item = ArenaKey> {
+        self.arenas.iter().copied()
+    }
+
+    /// Its process id; 0 while there is none.
+    pub fn pid(&self) -> u32 {
+        match &self.stage {
+            Stage::Running(process) => process.id(),
+            Stage::Ordered { .. } | Stage::Failed => 0,
+        }
+    }
+
     /// Ends the process. What it was doing is settled when its end is an event.
     pub fn kill(&mut self) {
-        self.process.kill();
+        match &mut self.stage {
+            Stage::Running(process) => process.kill(),
+            Stage::Ordered { is_unwanted } => *is_unwanted = true,
+            Stage::Failed => {}
+        }
+    }
+
+    /// Ends the process for something that it did: its death is a crash.
+    pub fn condemn(&mut self, offence: &str) {
+        self.offence.get_or_insert_with(|| offence.to_owned());
+        self.kill();
+    }
+
+    /// Tells it to end when it has done what it was told.
+    fn leave(&mut self) {
+        self.is_leaving = true;
+        self.peer.finish();
+    }
+
+    /// What it is doing, and since when.
+    pub fn activity(&self) -> (Activity, Instant) {
+        match &self.running {
+            _ if !self.is_ready => (Activity::Starting, self.started_at),
+            Some(running) => {
+                let activity = match running.job.task {
+                    Task::Probe { .. } => Activity::Probing,
+                    Task::Scan { .. } => Activity::Scanning,
+                    Task::Decode(_) => Activity::Decoding,
+                };
+                (activity, running.since)
+            }
+            None if self.is_leaving => (Activity::Leaving, self.idle_since),
+            None => (Activity::Idle, self.idle_since),
+        }
+    }
+
+    /// For the status report. `label` is what the file at work is called, if the report may say so.
+    pub fn status(&self, label: Option<String>, now: Instant) -> EngineStatus {
+        let (activity, since) = self.activity();
+        EngineStatus {
+            pid: self.pid(),
+            uid: self.user.uid,
+            is_busy: self.running.is_some(),
+            session_count: self.report.session_count,
+            cache_bytes: self.report.cache_bytes,
+            activity,
+            activity_millis: now.duration_since(since).as_millis() as u64,
+            label,
+            jobs_done: self.jobs_done,
+            uptime_seconds: now.duration_since(self.started_at).as_secs(),
+        }
+    }
+
+    /// Waits for the end of a process that was killed. False if that takes too long.
+    fn is_ended_by(&mut self, deadline: Instant) -> bool {
+        let Stage::Running(process) = &mut self.stage else { return true };
+        if let Ok(pidfd) = process.pidfd() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left));
+        }
+        process.has_ended()
     }
 
     fn farewell(&mut self, request: EngineRequest) {
         if self.is_leaving {
-            // It forgets everything anyway, and hears nothing more.
-        } else if self.running.is_some() {
+            // It forgets everything by itself, and nothing can be sent to it any more.
+            return;
+        }
+        if self.running.is_some() {
             self.farewells.push(request);
         } else {
             self.send(&request, Vec::new());
@@ -347,16 +625,11 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if !self.process.has_ended() {
-            self.process.kill();
-            let _ = self.process.wait();
-        }
-    }
+fn engine_count_max(limits: &Limits) -> usize {
+    limits.engine_count_max.unwrap_or_else(processor_count)
 }
 
 /// Processors that this process may use: affinity and the control group's quota are taken into account.
-pub fn processor_count() -> usize {
+fn processor_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -1,22 +1,24 @@
 //! The way of a `GetFrames`: its frames are located and laid out, a slot is reserved, runs are queued, and
 //! when the last picture lies in the slot the client is told.
 
-use std::io;
 use std::os::fd::OwnedFd;
 
-use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::WireError;
 use reeld_protocol::ids::LeaseId;
-use reeld_protocol::message::{FramesReply, GetFrames, MemoryRange, PartLayout, Reply, Wanted};
+use reeld_protocol::message::{FramesReply, GetFrames, PartLayout, Reply};
 
-use super::client::OpenedSource;
+use super::blame::{Blame, Death};
+use super::client::Client;
+use super::helpers::{Done, Line, Purpose};
 use super::job::{Decode, Job, Task};
 use super::leases::{Release, Reservation, Slot};
-use super::plan::{FRAMES_PER_REQUEST_MAX, PlanError, Selection, plan};
+use super::locating::{self, Sought};
+use super::memory::Reserved;
+use super::plan::{FRAMES_PER_REQUEST_MAX, plan};
 use super::queue::Pushed;
 use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
-use super::{Broker, reply};
-use crate::link::{ArenaKey, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
+use super::{Broker, clock, reply};
+use crate::link::{ArenaKey, CatalogId, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
 
 /// Parts of one request: a batch of videos. The layouts of so many, at 52 bytes each, fit into one reply.
 const PARTS_MAX: usize = 1024;
@@ -25,34 +27,43 @@ const PARTS_MAX: usize = 1024;
 /// the broker some 200 bytes, so that 64 such requests of one client would take gigabytes.
 const FRAMES_IN_FLIGHT_MAX: u64 = FRAMES_PER_REQUEST_MAX;
 
-/// How often a request is tried again after an engine crashed over it.
-const CRASHES_MAX: u8 = 1;
+/// Crashed engines after which a request is given up, whatever files of it they were at: it may have a
+/// thousand parts.
+const DEATHS_PER_REQUEST_MAX: u32 = 24;
 
 impl Broker {
-    pub(super) fn get_frames(&mut self, client: u64, request_id: u64, wanted: &GetFrames, fds: Vec<OwnedFd>) {
-        match self.plan_request(client, request_id, wanted, fds) {
-            Ok(request) => {
-                self.totals.requests += 1;
-                let key = self.requests.insert(request);
-                self.admit(key);
-            }
-            Err(error) => self.fail(client, request_id, error),
-        }
-    }
-
-    fn plan_request(
+    pub(super) fn get_frames(
         &mut self,
         client: u64,
         request_id: u64,
-        wanted: &GetFrames,
-        fds: Vec<OwnedFd>,
-    ) -> Result<FrameRequest, WireError> {
+        wanted: GetFrames,
+        fds: &mut Vec<OwnedFd>,
+    ) {
+        let line = self.clients.get(&client).map_or(Line::House, |client| Line::User(client.user.uid));
+        let (request, parts) = match self.resolve(client, request_id, wanted) {
+            Ok(resolved) => resolved,
+            Err(error) => return self.fail(client, request_id, error),
+        };
+        let key = self.requests.insert(request);
+        if fds.is_empty() && locating::is_small(&parts) {
+            return self.located(Purpose::Locate(key), locating::locate(&parts, Vec::new()));
+        }
+        let fds = std::mem::take(fds);
+        self.helpers.run(line, Purpose::Locate(key), move || Done::Located(locating::locate(&parts, fds)));
+    }
+
+    /// Finds the files that a request names. From here on it stands, whatever its client closes.
+    fn resolve(
+        &mut self,
+        client: u64,
+        request_id: u64,
+        wanted: GetFrames,
+    ) -> Result<(FrameRequest, Vec<Sought>), WireError> {
         let deadline_millis = wanted.timeout_millis.map(|timeout| self.now_millis().saturating_add(timeout));
-        let memory = accept_memory(fds)?;
         let Some(client) = self.clients.get_mut(&client) else {
             return Err(reply::internal("a request without its client"));
         };
-        client.active_at = std::time::Instant::now();
+        client.active_at = clock::now();
         if self.requests.find(client.key, request_id).is_some() {
             return Err(reply::invalid(format!("request id {request_id} is in use")));
         }
@@ -63,44 +74,60 @@ impl Broker {
             )));
         }
         let mut parts = Vec::with_capacity(wanted.parts.len());
-        let mut frame_count = 0;
-        for part in &wanted.parts {
+        for part in wanted.parts {
             let Some(source) = client.sources.get(&part.source) else {
                 return Err(reply::invalid(format!("source {} is not open", part.source)));
             };
-            let selection = select(&part.wanted, memory.as_ref())?;
-            let located = source.timeline.locate(source.stream, &selection);
-            let located = located.map_err(|error| reply::from_plan(&error))?;
-            frame_count += located.len() as u64;
-            if frame_count > FRAMES_PER_REQUEST_MAX {
-                return Err(reply::from_plan(&PlanError::TooManyFrames { count: frame_count }));
-            }
-            let OpenedSource { catalog, stream, height, width, thread_count, .. } = *source;
-            let dtype = part.dtype;
-            parts.push(PlannedPart { source: catalog, stream, located, height, width, dtype, thread_count });
+            parts.push(Sought { source: source.clone(), wanted: part.wanted, dtype: part.dtype });
         }
-        let in_flight_count = self.requests.frame_count_of(client.key);
-        if in_flight_count > 0 && in_flight_count + frame_count > FRAMES_IN_FLIGHT_MAX {
-            return Err(reply::limit(format!(
-                "{frame_count} frames beside {in_flight_count} in flight are over the limit of \
-                 {FRAMES_IN_FLIGHT_MAX}; wait for some"
-            )));
-        }
-        let quota_bytes = client.memory.quota_bytes();
-        let too_large = || reply::from_reservation(&Reservation::TooLarge, u64::MAX, quota_bytes);
-        let (layouts, slot_bytes) = lay_out(&parts).ok_or_else(too_large)?;
-        Ok(FrameRequest {
+        let request = FrameRequest {
             client: client.key,
             request_id,
-            parts,
+            parts: Vec::new(),
             priority: wanted.priority,
             deadline_millis,
-            layouts,
-            slot_bytes,
+            layouts: Vec::new(),
+            slot_bytes: 0,
             lease: None,
-            missing_count: frame_count,
-            crash_count: 0,
-        })
+            missing_count: 0,
+            blames: Vec::new(),
+        };
+        Ok((request, parts))
+    }
+
+    /// The frames of a request were found, or there are none such.
+    pub(super) fn located(&mut self, purpose: Purpose, located: Result<Vec<PlannedPart>, WireError>) {
+        let Purpose::Locate(key) = purpose else { return };
+        // Its client may be gone, have cancelled, or have had no more time.
+        let Some(asking) = self.requests.get(key).map(|request| request.client) else { return };
+        let in_flight_count = self.requests.frame_count_of(asking);
+        let too_large = |client: &Client| {
+            reply::from_reservation(&Reservation::TooLarge, u64::MAX, client.memory.quota_bytes())
+        };
+        let planned = match (located, self.clients.get(&asking)) {
+            (Ok(parts), Some(client)) => lay_out(&parts)
+                .ok_or_else(|| too_large(client))
+                .and_then(|layout| check_flight(&layout.0, in_flight_count).map(|()| (parts, layout))),
+            (Ok(_), None) => Err(reply::internal("a request without its client")),
+            (Err(error), _) => Err(error),
+        };
+        let Some(request) = self.requests.get_mut(key) else { return };
+        match planned {
+            Ok((parts, (layouts, slot_bytes))) => {
+                (request.parts, request.layouts, request.slot_bytes) = (parts, layouts, slot_bytes);
+                self.totals.requests += 1;
+                let (client, request_id, frames) =
+                    (request.client, request.request_id, request.frame_count());
+                let parts = request.parts.len();
+                tracing::debug!(client, request_id, key, parts, frames, slot_bytes, "request planned");
+                self.admit(key);
+            }
+            Err(error) => {
+                if let Some(request) = self.requests.remove(key) {
+                    self.fail(request.client, request.request_id, error);
+                }
+            }
+        }
     }
 
     /// Lets a request in if there is memory for its result, behind those that wait already.
@@ -116,28 +143,23 @@ impl Broker {
     }
 
     /// Lets waiting requests of a client in, in order, as far as there is memory.
-    fn admit_waiting(&mut self, client: u64) {
+    pub(super) fn admit_waiting(&mut self, client: u64) {
         while let Some(key) = self.clients.get(&client).and_then(|client| client.waiting.front().copied()) {
             let Some(bytes) = self.requests.get_mut(key).map(|request| request.slot_bytes) else {
                 self.stop_waiting(client);
                 continue;
             };
             match self.reserve(client, bytes) {
-                Ok(Reservation::Slot(slot)) => {
+                Reserved::Slot(slot) => {
                     self.stop_waiting(client);
                     self.start(key, slot);
                 }
-                Ok(Reservation::Wait) => return,
-                Ok(refused) => {
-                    let quota_bytes = self.settings.limits.client_memory_mib << 20;
-                    self.fail_waiting(client, key, reply::from_reservation(&refused, bytes, quota_bytes));
-                }
-                Err(error) => {
-                    let error = reply::internal(format!("no shared memory for {bytes} bytes: {error}"));
-                    self.fail_waiting(client, key, error);
-                }
+                Reserved::Wait => return self.stop_starving(client),
+                Reserved::WaitForOthers(barrier) => return self.starve(client, key, barrier),
+                Reserved::Refused(error) => self.fail_waiting(client, key, error),
             }
         }
+        self.stop_starving(client);
     }
 
     fn stop_waiting(&mut self, client: u64) {
@@ -151,35 +173,6 @@ impl Broker {
         if let Some(request) = self.requests.remove(key) {
             self.totals.requests_failed += 1;
             self.fail(client, request.request_id, error);
-        }
-    }
-
-    /// Reserves a slot, making and giving back arenas as the client's memory says.
-    fn reserve(&mut self, client: u64, bytes: u64) -> io::Result<Reservation> {
-        self.next_lease += 1;
-        let lease = LeaseId(self.next_lease);
-        loop {
-            let Some(client) = self.clients.get_mut(&client) else { return Ok(Reservation::Wait) };
-            match client.memory.reserve(lease, bytes) {
-                Reservation::NeedsArena { bytes, is_dedicated, revoked } => {
-                    let dropped = client.revoke_arenas(&revoked);
-                    self.next_arena += 1;
-                    let key = ArenaKey(self.next_arena);
-                    let granted = client.grant_arena(key, bytes, is_dedicated);
-                    // The client has given these up, whether or not there is memory for a new one.
-                    self.drop_arenas(&dropped);
-                    let granted = granted?;
-                    tokio::task::spawn_blocking({
-                        let granted = granted.clone();
-                        move || prefault(&granted.fd, granted.bytes)
-                    });
-                    self.arenas.insert(key, granted);
-                }
-                settled @ (Reservation::Slot(_)
-                | Reservation::Wait
-                | Reservation::NoSlots { .. }
-                | Reservation::TooLarge) => return Ok(settled),
-            }
         }
     }
 
@@ -197,6 +190,8 @@ impl Broker {
             return self.fail_request(key, reply::internal("a slot in an arena that was not granted"));
         };
         let record = WantedRecord { request: key, client: request.client, lease: slot.lease };
+        let (client, request_id) = (request.client, request.request_id);
+        tracing::debug!(client, request_id, key, lease = slot.lease.0, "request queued");
         for (part, layout) in request.parts.iter().zip(&request.layouts) {
             let Some(user) = self.catalog.get(part.source).map(|entry| entry.user) else {
                 return self.fail_request(key, reply::invalid("the source was closed"));
@@ -217,7 +212,8 @@ impl Broker {
                     thread_count: part.thread_count,
                 };
                 let (source, task) = (part.source, Task::Decode(decode));
-                self.push_decode(Job { user, source, pinned: None, failure_count: 0, task });
+                let blame = Blame::default();
+                self.push_decode(Job { user, source, pinned: None, failure_count: 0, blame, task });
             }
         }
     }
@@ -242,6 +238,7 @@ impl Broker {
             return;
         };
         client.memory.fulfil(lease);
+        self.has_memory_moved = true;
         self.totals.frames_delivered += request.frame_count();
         match client.memory.slot(lease) {
             Some(slot) => {
@@ -261,17 +258,24 @@ impl Broker {
 
     /// Answers a request with an error. What engines still do for it goes to nobody.
     pub(super) fn fail_request(&mut self, key: u64, error: WireError) {
-        let Some(request) = self.requests.remove(key) else { return };
+        let Some(client) = self.refuse_request(key, error) else { return };
+        self.forget_unwanted(client);
+        self.admit_waiting(client);
+    }
+
+    /// The same, where what others wait for is looked after by the caller. Returns the request's client.
+    pub(super) fn refuse_request(&mut self, key: u64, error: WireError) -> Option<u64> {
+        let request = self.requests.remove(key)?;
         self.totals.requests_failed += 1;
         if let Some(client) = self.clients.get_mut(&request.client) {
             client.waiting.retain(|&waiting| waiting != key);
             if let Some(lease) = request.lease {
                 client.memory.abandon(lease);
+                self.has_memory_moved = true;
             }
             client.fail(request.request_id, error);
         }
-        self.forget_unwanted();
-        self.admit_waiting(request.client);
+        Some(request.client)
     }
 
     /// An engine has written a picture.
@@ -297,8 +301,14 @@ impl Broker {
         }
     }
 
-    /// An engine died over these pictures. Their requests start again, in other slots, or give up.
-    pub(super) fn pictures_crashed(&mut self, wanted: &[WantedId], label: &str) {
+    /// An engine died over these pictures of one file. Their requests start again, in other slots, or give up.
+    pub(super) fn pictures_crashed(
+        &mut self,
+        wanted: &[WantedId],
+        source: CatalogId,
+        label: &str,
+        death: &Death,
+    ) {
         let mut requests: Vec<u64> = Vec::new();
         for &wanted in wanted {
             let is_wanted = self.requests.is_wanted(wanted);
@@ -309,19 +319,19 @@ impl Broker {
         requests.dedup();
         for key in requests {
             let Some(request) = self.requests.get_mut(key) else { continue };
-            request.crash_count += 1;
-            if request.crash_count > CRASHES_MAX {
-                self.fail_request(key, reply::crashed(label));
+            if let Some(blame) = blame_file(request, source, death) {
+                self.fail_request(key, reply::crashed(label, blame, death));
                 continue;
             }
             self.totals.retries += 1;
             let (client, lease) = (request.client, request.lease.take());
             if let (Some(client), Some(lease)) = (self.clients.get_mut(&client), lease) {
                 client.memory.abandon(lease);
+                self.has_memory_moved = true;
             }
             // The request now stands behind those that wait already: the first of them may have the memory.
             self.relieved.insert(client);
-            self.forget_unwanted();
+            self.forget_unwanted(client);
             self.admit(key);
         }
     }
@@ -333,6 +343,7 @@ impl Broker {
             && client.memory.end_writing(record.lease)
         {
             self.relieved.insert(record.client);
+            self.has_memory_moved = true;
         }
         Some(record)
     }
@@ -344,10 +355,11 @@ impl Broker {
         }
     }
 
-    /// Takes pictures that nobody waits for any more out of the queue, and stops runs that have none left.
-    pub(super) fn forget_unwanted(&mut self) {
+    /// Takes pictures that a client does not wait for any more out of the queue, and stops runs that have none
+    /// left.
+    pub(super) fn forget_unwanted(&mut self, client: u64) {
         let requests = &mut self.requests;
-        self.queue.retain(|job| {
+        self.queue.retain_of(client, |job| {
             let Task::Decode(decode) = &mut job.task else { return true };
             decode.pictures.retain(|(picture, _)| {
                 let is_wanted = requests.is_wanted(picture.id);
@@ -382,8 +394,34 @@ impl Broker {
         let spent = client.memory.revoke_spent();
         let dropped = client.revoke_arenas(&spent);
         self.drop_arenas(&dropped);
+        self.has_memory_moved = true;
         self.admit_waiting(key);
     }
+}
+
+/// A client that waits for many frames asks for no more than the limit leaves it.
+fn check_flight(layouts: &[PartLayout], in_flight_count: u64) -> Result<(), WireError> {
+    let count: u64 = layouts.iter().map(|layout| layout.frame_count).sum();
+    if in_flight_count > 0 && in_flight_count + count > FRAMES_IN_FLIGHT_MAX {
+        return Err(reply::limit(format!(
+            "{count} frames beside {in_flight_count} in flight are over the limit of {FRAMES_IN_FLIGHT_MAX}; \
+             wait for some"
+        )));
+    }
+    Ok(())
+}
+
+/// Takes note of a death over one of the request's files; what the file has suffered, if it is enough.
+fn blame_file(request: &mut FrameRequest, source: CatalogId, death: &Death) -> Option<Blame> {
+    let position = request.blames.iter().position(|(known, _)| *known == source).unwrap_or_else(|| {
+        request.blames.push((source, Blame::default()));
+        request.blames.len() - 1
+    });
+    let blame = &mut request.blames[position].1;
+    let is_enough = blame.add(death);
+    let blame = *blame;
+    let death_count: u32 = request.blames.iter().map(|(_, blame)| u32::from(blame.death_count())).sum();
+    (is_enough || death_count >= DEATHS_PER_REQUEST_MAX).then_some(blame)
 }
 
 /// Where one row of a part goes.
@@ -397,49 +435,6 @@ fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64)
         width: layout.width,
         dtype: layout.dtype,
     }
-}
-
-/// Provides an arena's pages before they are needed; a failure only means that they come later.
-fn prefault(fd: &OwnedFd, bytes: u64) {
-    if let Ok(arena) = reeld_protocol::Arena::map(fd, bytes) {
-        arena.populate();
-    }
-}
-
-fn accept_memory(mut fds: Vec<OwnedFd>) -> Result<Option<SealedMemfd>, WireError> {
-    let Some(fd) = fds.pop() else { return Ok(None) };
-    if !fds.is_empty() {
-        return Err(reply::invalid("at most one memory file may come with GetFrames"));
-    }
-    let memory = SealedMemfd::from_peer(fd);
-    memory.map(Some).map_err(|error| reply::invalid(format!("the memory file with the request: {error}")))
-}
-
-/// The selection that a part means, with what lies in memory read.
-fn select(wanted: &Wanted, memory: Option<&SealedMemfd>) -> Result<Selection, WireError> {
-    Ok(match wanted {
-        Wanted::Indices(indices) => Selection::Indices(indices.clone()),
-        &Wanted::IndexRange { start, stop, step } => Selection::IndexRange { start, stop, step },
-        &Wanted::PlayedAt(seconds) => Selection::PlayedAt(seconds),
-        Wanted::PlayedAtEach(times) => Selection::PlayedAtEach(times.clone()),
-        &Wanted::PlayedInRange { start, stop } => Selection::PlayedInRange { start, stop },
-        &Wanted::IndicesInMemory(range) => {
-            let words = read_words(memory, range)?;
-            Selection::Indices(words.into_iter().map(i64::from_le_bytes).collect())
-        }
-        &Wanted::PlayedAtEachInMemory(range) => {
-            let words = read_words(memory, range)?;
-            Selection::PlayedAtEach(words.into_iter().map(f64::from_le_bytes).collect())
-        }
-    })
-}
-
-fn read_words(memory: Option<&SealedMemfd>, range: MemoryRange) -> Result<Vec<[u8; 8]>, WireError> {
-    let memory = memory.ok_or_else(|| reply::invalid("the request names memory, but none came with it"))?;
-    if range.count > FRAMES_PER_REQUEST_MAX {
-        return Err(reply::from_plan(&PlanError::TooManyFrames { count: range.count }));
-    }
-    memory.read_words(range.offset_bytes, range.count).map_err(|error| reply::invalid(error.to_string()))
 }
 
 /// The arenas that a run writes into.

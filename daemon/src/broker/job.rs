@@ -2,6 +2,7 @@
 
 use reeld_protocol::ids::StreamIndex;
 
+use super::blame::Blame;
 use super::engines::EngineKey;
 use super::plan::compare_targets;
 use super::queue::{Waiter, Work};
@@ -28,8 +29,10 @@ pub struct Job {
     pub source: CatalogId,
     /// The engine that has begun it and can go on cheapest.
     pub pinned: Option<EngineKey>,
-    /// Times that an engine crashed over it or ended it without having done anything.
+    /// Times that an engine ended it without having done anything.
     pub failure_count: u8,
+    /// What engines suffered over it. For a run, its requests know that.
+    pub blame: Blame,
     /// What.
     pub task: Task,
 }

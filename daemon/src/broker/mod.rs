@@ -8,75 +8,121 @@
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `running`     | handing jobs to engines, and what comes back                          |
 //! | `tending`     | what happens by the clock, and the status report                      |
+//! | `signals`     | what the administrator asks for                                       |
+//! | `drain`       | how the daemon ends                                                   |
+//! | `reload`      | how the configuration is read again                                   |
+//! | `dump`        | the state, for the log                                                |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
+//! | `index_store` | indexes on disk                                                       |
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
 //! | `engines`     | the engine processes                                                  |
-//! | `process`     | how an engine process comes to life and ends                          |
-//! | `simulation`  | for tests and fuzzing: engines and clients that are not processes     |
+//! | `backoff`, `blame` | pure: how long to wait for the next engine, and whose fault a death is |
+//! | `spawner`     | the thread that starts processes                                      |
+//! | `memory`      | granting slots and arenas, and who waits for memory of others         |
+//! | `gates`       | back-pressure: how many requests may be in flight                     |
+//! | `node_memory` | how much memory there is                                              |
+//! | `descriptors` | the limit of open files, and what is done where it is reached         |
 //! | `peer`        | a socket as the loop sees it                                          |
+//! | `death`       | how a client's death is noticed that its socket does not show         |
+//! | `helpers`     | threads for calls that may hang                                       |
+//! | `parting`     | what becomes of what clients leave behind, and what helpers bring     |
+//! | `locating`    | finding the frames of large requests, away from the loop              |
 //! | `source_file` | checks of a file that a client sent                                   |
+//! | `turns`       | how long the loop's turns take                                        |
+//! | `audit`       | what must hold across all tables                                      |
+//! | `switches`    | what only tests change                                                |
 //! | `listen`      | the listening socket and its lock                                     |
+//! | `service`     | what the service manager is told and gives                            |
+//! | `clock`       | what time it is                                                       |
+//! | `simulation`  | for tests and fuzzing: engines and clients that are not processes     |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
+//! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
 
+mod audit;
+mod backoff;
+mod blame;
 mod catalog;
 mod client;
+mod clock;
+mod death;
+mod descriptors;
+mod drain;
+mod dump;
 mod engines;
 mod frames;
+mod gates;
+mod helpers;
+mod index_store;
 mod job;
 mod leases;
 mod listen;
+mod locating;
+mod memory;
+mod node_memory;
 mod opening;
+mod parting;
 mod peer;
 mod plan;
-mod process;
 mod queue;
+mod quotas;
+mod reload;
 mod reply;
 mod requests;
 mod running;
+mod service;
+mod signals;
 #[cfg(any(test, fuzzing))]
 pub mod simulation;
 mod source_file;
+mod spawner;
+mod switches;
 mod tending;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::Hello;
-use reeld_protocol::ids::StreamIndex;
+use reeld_protocol::handshake::{Hello, RefusalCause};
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
-use reeld_protocol::socket::peer_identity;
+use reeld_protocol::socket::{PeerIdentity, peer_identity};
 use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Settings;
-use crate::link::index::{Index, IndexError};
+use crate::config::{Limits, Settings};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
-use client::{Client, GrantedArena};
+use client::{Client, ErrorCounts, GrantedArena};
+use death::Watch;
+use drain::Drain;
 use engines::{EngineKey, Engines};
-use job::Job;
+use gates::{Gate, Gates, Turn};
+use helpers::{Done, Helpers, Line};
+use index_store::IndexStore;
+use job::{Job, User};
+use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
-use queue::Queue;
+use peer::Remains;
+use queue::{Queue, Waiter};
+use quotas::{Barrier, Quotas};
+use reload::{Reload, Reloading};
 use requests::Requests;
-use source_file::SourceFile;
+use service::Service;
+use signals::{Signal, Signals};
+use spawner::Process;
+use switches::Switches;
+use turns::Turns;
 
 /// Events that wait for the loop. When it is full, sockets are not read.
 const EVENTS_MAX: usize = 1024;
-
-/// Helper threads for calls that may hang on a foreign file system.
-const HELPERS_MAX: usize = 8;
-
-/// Calls that one user may have in the helper pool at once: a file system that hangs costs its user, nobody
-/// else.
-const HELPERS_PER_USER_MAX: usize = 4;
 
 /// Whose socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +135,36 @@ enum PeerKey {
 #[derive(Debug)]
 enum Event {
     Connected(UnixStream),
-    Frame { key: PeerKey, frame: Frame },
-    Gone { key: PeerKey, reason: Option<io::Error> },
-    Writable(PeerKey),
+    /// A connection waits that cannot be accepted for want of descriptors. `tried` hears when those that can
+    /// be spared are closed.
+    OutOfDescriptors {
+        tried: oneshot::Sender<()>,
+    },
+    /// A message. One that needs an answer has its turn.
+    Frame {
+        key: PeerKey,
+        line: Line,
+        frame: Frame,
+        turn: Option<Turn>,
+    },
+    /// A socket has ended.
+    Gone {
+        reason: Option<io::Error>,
+        remains: Remains,
+    },
+    /// The process of a client has ended.
+    Died(u64),
+    Writable(Remains),
+    /// Something is left to be closed.
+    Left(Remains),
+    EngineSpawned(EngineKey, io::Result<Box<dyn Process>>),
     EngineExited(EngineKey),
-    SourceChecked { open: u64, checked: Result<SourceFile, WireError> },
-    IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
-    Stop,
+    Helped {
+        line: Line,
+        call: u64,
+        done: Done,
+    },
+    Reloaded(Result<Box<Settings>, String>),
 }
 
 /// What an event means for the loop.
@@ -108,6 +177,7 @@ enum Flow {
 /// All state of the daemon.
 struct Broker {
     settings: Settings,
+    switches: Switches,
     ffmpeg_versions: Vec<String>,
     instance: u128,
     started: Instant,
@@ -119,86 +189,155 @@ struct Broker {
     opens: HashMap<u64, PendingOpen>,
     next_open: u64,
     requests: Requests,
+    index_store: Option<Arc<IndexStore>>,
     queue: Queue<Job>,
     engines: Engines,
     /// Clients of whom a quarantined slot became free.
     relieved: BTreeSet<u64>,
     arenas: HashMap<ArenaKey, GrantedArena>,
     next_arena: u64,
+    /// Arenas that no client has any more, but that an engine may still write to.
+    detached: HashMap<ArenaKey, DetachedArena>,
+    /// Who has how much of what all share.
+    quotas: Quotas,
+    /// All the memory that there is.
+    node_bytes: u64,
+    /// Requests that wait for memory of others.
+    starving: Starving,
+    /// Something happened that may help them.
+    has_memory_moved: bool,
+    /// Requests in flight by user.
+    gates: BTreeMap<User, Gate>,
     next_lease: u64,
-    helpers: HashMap<u32, Arc<Semaphore>>,
+    helpers: Helpers,
+    /// Handles on files that clients left behind, given back a few at a time.
+    leavings: Vec<CatalogId>,
+    turns: Turns,
     totals: Totals,
+    /// Error replies to clients that are gone.
+    past_errors: ErrorCounts,
+    /// None in tests of parts of the broker.
+    accepting: Option<listen::Accepting>,
+    service: Service,
+    drain: Option<Drain>,
+    reload: Arc<Reload>,
+    reloading: Reloading,
+    /// Lines of the log that were dropped, as far as the log says so.
+    log_lines_dropped: u64,
     events: mpsc::Sender<Event>,
 }
 
-/// Serves until it is told to stop. `ffmpeg_versions` is what clients are told about the engines.
-pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+/// Serves until it is told to stop. `reload` reads the settings anew; `ffmpeg_versions` is what clients are told
+/// about the engines.
+pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(HELPERS_MAX)
+        .max_blocking_threads(helpers::THREADS_MAX)
         .thread_name("reeld-helper")
         .build()?;
-    let result = runtime.block_on(run(settings, ffmpeg_versions));
-    // A helper that hangs on a dead file system does not keep the daemon from ending.
-    runtime.shutdown_background();
+    let result = runtime.block_on(run(settings, reload, ffmpeg_versions));
+    // Nothing is closed here that may be a file on a dead file system, and no helper is waited for that hangs
+    // on one: what is left is the kernel's to close when the process ends.
+    std::mem::forget(runtime);
     result
 }
 
-async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+    descriptors::raise_limit();
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
-    listen::stop_on_signals(events.clone())?;
-    tokio::spawn(listening.accept(events.clone())?);
+    let (service, listening) = listen(&settings)?;
+    let socket = listening.path();
+    let signals = Signals::start()?;
+    let accepting = listening.accept(events.clone())?;
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
-    tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
-    let mut broker = Broker::new(settings, ffmpeg_versions, events)?;
+    tracing::info!(socket = %socket.display(), pid = std::process::id(), "serving");
+    // Not dropped, for the reason given in `serve`.
+    let mut broker = ManuallyDrop::new(Broker::new(settings, reload, ffmpeg_versions, events)?);
+    broker.accepting = Some(accepting);
+    broker.service = service;
+    broker.service.ready();
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
         let flow = tokio::select! {
-            event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.handle(event)),
-            _ = tick.tick() => broker.tend(),
-            () = tokio::time::sleep_until(deadline.into()) => broker.expire(),
+            event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.turn(|broker| broker.handle(event))),
+            signal = signals.next() => broker.turn(|broker| broker.obey(signal)),
+            _ = tick.tick() => broker.turn(Broker::tend),
+            () = tokio::time::sleep_until(deadline.into()) => broker.turn(Broker::expire),
         };
         if flow == Flow::Stop {
-            tracing::info!("stopping");
+            broker.end();
             return Ok(());
         }
     }
 }
 
+/// The service manager, and the socket that it passed or else one of our own. A private daemon has no service
+/// manager: what it finds in its environment was meant for a program that started it.
+fn listen(settings: &Settings) -> io::Result<(Service, listen::Listening)> {
+    let own = || listen::Listening::start(&settings.socket, settings.socket_mode);
+    if settings.is_private {
+        return Ok((Service::default(), own()?));
+    }
+    let listening = match service::passed_socket()? {
+        Some(passed) => listen::Listening::passed(passed)?,
+        None => own()?,
+    };
+    Ok((Service::from_environment()?, listening))
+}
+
 impl Broker {
     fn new(
         settings: Settings,
+        reload: Reload,
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
-        let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
+        let index_store = index_store(&settings);
+        let node_bytes = node_memory::bytes();
+        let switches = Switches::from_environment();
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(engine_count_max, settings.limits.engine_cache_mib, events.clone()),
+            engines: Engines::new(&settings.limits, &settings.log, switches.silence_max, events.clone())?,
+            quotas: Quotas::new(memory::quota_limits(&settings, node_bytes)),
+            node_bytes,
+            detached: HashMap::new(),
+            starving: Starving::default(),
+            has_memory_moved: false,
+            gates: BTreeMap::new(),
             settings,
+            switches,
             ffmpeg_versions,
             instance: u128::from_le_bytes(instance),
-            started: Instant::now(),
+            started: clock::now(),
             clients: BTreeMap::new(),
             next_client: 0,
-            without_clients_since: Instant::now(),
+            without_clients_since: clock::now(),
             had_clients: false,
-            catalog: Catalog::default(),
+            catalog: Catalog::new(descriptors::count_max()),
             opens: HashMap::new(),
             next_open: 0,
+            index_store,
             requests: Requests::default(),
             queue: Queue::default(),
             relieved: BTreeSet::new(),
             arenas: HashMap::new(),
             next_arena: 0,
             next_lease: 0,
-            helpers: HashMap::new(),
+            helpers: Helpers::new(switches.patience, events.clone()),
+            leavings: Vec::new(),
+            turns: Turns::default(),
             totals: Totals::default(),
+            past_errors: ErrorCounts::default(),
+            accepting: None,
+            service: Service::default(),
+            drain: None,
+            reload: Arc::new(reload),
+            reloading: Reloading::Idle,
+            log_lines_dropped: 0,
             events,
         })
     }
@@ -206,89 +345,227 @@ impl Broker {
     fn handle(&mut self, event: Event) -> Flow {
         match event {
             Event::Connected(stream) => self.connect(stream),
-            Event::Frame { key: PeerKey::Client(client), frame } => self.client_frame(client, frame),
-            Event::Frame { key: PeerKey::Engine(engine), frame } => self.engine_frame(engine, frame),
-            Event::Gone { key: PeerKey::Client(client), reason } => {
-                if let Some(reason) = reason {
-                    tracing::info!(client, %reason, "connection ended");
-                }
-                self.forget_client(client);
+            Event::OutOfDescriptors { tried } => {
+                self.shed_files_and(tried);
             }
-            Event::Gone { key: PeerKey::Engine(engine), reason } => {
-                // Its end as a process is an event of its own; without a socket it is of no use.
-                tracing::debug!(engine = engine.0, ?reason, "engine closed its socket");
-                if let Some(engine) = self.engines.get_mut(engine) {
-                    engine.kill();
+            Event::Frame { key, line, frame, turn } => {
+                let unused = match key {
+                    PeerKey::Client(client) => self.client_frame(client, frame, turn),
+                    PeerKey::Engine(engine) => self.engine_frame(engine, frame),
+                };
+                if !unused.is_empty() {
+                    self.helpers.discard(line, unused);
+                    self.check_chores(key, line);
                 }
             }
-            Event::Writable(PeerKey::Client(client)) => {
-                if let Some(client) = self.clients.get_mut(&client) {
-                    client.writable();
+            Event::Gone { reason, remains } => {
+                match remains.key {
+                    PeerKey::Client(client) => {
+                        if let (Some(reason), Some(client)) = (reason, self.clients.get_mut(&client)) {
+                            client.end_reason.get_or_insert_with(|| reason.to_string());
+                        }
+                        self.forget_client(client);
+                    }
+                    PeerKey::Engine(engine) => {
+                        // Its end as a process is an event of its own; without a socket it is of no use.
+                        tracing::debug!(engine = engine.0, ?reason, "engine closed its socket");
+                        if let Some(engine) = self.engines.get_mut(engine) {
+                            engine.kill();
+                        }
+                    }
                 }
+                self.helpers.discard(remains.line, remains);
             }
-            Event::Writable(PeerKey::Engine(engine)) => {
-                if let Some(engine) = self.engines.get_mut(engine) {
-                    engine.writable();
+            Event::Died(client) => {
+                self.end_client(client, "its process has ended");
+            }
+            Event::Writable(remains) => {
+                match remains.key {
+                    PeerKey::Client(client) => {
+                        if let Some(client) = self.clients.get_mut(&client) {
+                            client.writable();
+                        }
+                    }
+                    PeerKey::Engine(engine) => {
+                        if let Some(engine) = self.engines.get_mut(engine) {
+                            engine.writable();
+                        }
+                    }
                 }
+                self.let_go(remains);
             }
+            Event::Left(remains) => {
+                let (key, line) = (remains.key, remains.line);
+                self.helpers.discard(line, remains);
+                self.check_chores(key, line);
+            }
+            Event::EngineSpawned(engine, spawned) => self.engine_spawned(engine, spawned),
             Event::EngineExited(engine) => self.engine_exited(engine),
-            Event::SourceChecked { open, checked } => self.source_checked(open, checked),
-            Event::IndexRead { source, stream, index } => self.index_read(source, stream, index),
-            Event::Stop => return Flow::Stop,
+            Event::Helped { line, call, done } => self.helped(line, call, done),
+            Event::Reloaded(read) => self.reloaded(read),
         }
-        self.settle_down();
-        Flow::GoOn
+        self.settle_turn();
+        self.settle_drain()
     }
 
-    /// What may have become possible, or necessary, by whatever has just happened.
-    fn settle_down(&mut self) {
+    /// Does something as one turn of the loop, and takes its time.
+    fn turn(&mut self, work: impl FnOnce(&mut Broker) -> Flow) -> Flow {
+        let begin = Instant::now();
+        let flow = work(self);
+        self.turns.add(begin.elapsed());
+        if self.switches.is_audited
+            && let Err(fault) = self.audit()
+        {
+            tracing::error!(fault, "the tables contradict each other");
+            std::process::abort();
+        }
+        flow
+    }
+
+    /// What follows from whatever has happened.
+    fn settle_turn(&mut self) {
         self.admit_relieved();
+        self.admit_starving();
         self.dispatch();
         self.drop_broken_clients();
+        self.give_back_leavings();
+    }
+
+    fn obey(&mut self, signal: Signal) -> Flow {
+        match signal {
+            Signal::Stop => self.begin_drain("a signal"),
+            Signal::Reload => self.begin_reload(),
+            Signal::Dump => self.dump(),
+        }
+        self.settle_drain()
+    }
+
+    /// The last thing that is done: what is left goes with the process.
+    fn end(&mut self) {
+        for client in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.end_client(client, "the daemon ends");
+        }
+        self.engines.end();
+        tracing::info!(uptime_seconds = self.age().as_secs(), "stopped");
+        // Others may serve from here on, even if a dead file system keeps this process from ending.
+        self.accepting = None;
     }
 
     fn connect(&mut self, stream: UnixStream) {
-        let identity = match peer_identity(&stream) {
-            Ok(identity) => identity,
-            Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
-        };
+        if self.is_draining() {
+            return;
+        }
+        match peer_identity(&stream) {
+            Ok(identity) => self.admit_client(stream, identity),
+            Err(error) => tracing::warn!(%error, "a peer that cannot be identified"),
+        }
+    }
+
+    fn admit_client(&mut self, stream: UnixStream, identity: PeerIdentity) {
+        let line = Line::User(identity.uid);
         if self.settings.is_private && identity.uid != rustix::process::getuid().as_raw() {
-            return tracing::warn!(uid = identity.uid, "refused: this daemon is private");
+            tracing::warn!(uid = identity.uid, "refused: this daemon is private");
+            return self.helpers.discard(line, stream);
+        }
+        if self.helpers.is_overfull(line) {
+            // The one socket that is closed here: nothing of it was read, so at most the kernel's own closing
+            // of what lies in it takes place on this thread.
+            return tracing::warn!(uid = identity.uid, "refused: this user's file systems do not answer");
         }
         self.next_client += 1;
         let (key, events) = (self.next_client, self.events.clone());
-        let quota_bytes = self.settings.limits.client_memory_mib << 20;
-        let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
-            peer::Peer::start(PeerKey::Client(key), stream, events, Some(permits))
+        let user = Client::user(key, identity);
+        if let Err(barrier) = self.quotas.connect(user) {
+            let reason = self.too_many_clients(barrier);
+            tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "connection refused");
+            listen::refuse(&stream, RefusalCause::Limit, reason);
+            return self.helpers.discard(line, stream);
+        }
+        let limits = &self.settings.limits;
+        let quota_bytes = limits.client_memory_mib << 20;
+        let of_user = self.gates.entry(user).or_insert_with(|| Gate::new(limits.user_requests_max));
+        let gates = Gates { client: Gate::new(limits.client_requests_max), user: of_user.clone() };
+        let best = self.switches.death;
+        let client = Client::new(key, identity, quota_bytes, gates, clock::now(), |gates| {
+            let watch = Watch::start(best, key, &stream, identity, events.clone());
+            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(gates)), watch)
         });
-        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
+        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "connection accepted");
         self.clients.insert(key, client);
         self.had_clients = true;
         self.totals.clients += 1;
     }
 
-    fn client_frame(&mut self, key: u64, frame: Frame) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
+    fn too_many_clients(&self, barrier: Barrier) -> String {
+        let limits = &self.settings.limits;
+        match barrier {
+            Barrier::UserClients => format!(
+                "{} clients of this user are connected (user_client_count_max); end some, or raise the limit",
+                limits.user_client_count_max
+            ),
+            Barrier::Clients | Barrier::UserSources | Barrier::UserMemory | Barrier::Memory => format!(
+                "{} clients are connected (client_count_max); end some, or raise the limit",
+                limits.client_count_max
+            ),
+        }
+    }
+
+    /// New limits hold for what is granted from now on, and whoever waits is looked at again.
+    fn apply_limits(&mut self, limits: Limits) {
+        self.settings.limits = limits;
+        let limits = &self.settings.limits;
+        self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
+        self.engines.change_limits(limits, &self.settings.log);
+        for gate in self.gates.values_mut() {
+            gate.resize(limits.user_requests_max);
+        }
+        for client in self.clients.values_mut() {
+            client.gate.resize(limits.client_requests_max);
+            client.memory.change_quota(limits.client_memory_mib << 20);
+        }
+        self.has_memory_moved = true;
+        let waiting = self.clients.iter().filter(|(_, client)| !client.waiting.is_empty());
+        for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.admit_waiting(client);
+        }
+        self.settle_turn();
+    }
+
+    /// Handles a message, and returns the descriptors that it has no use for.
+    fn client_frame(&mut self, key: u64, mut frame: Frame, turn: Option<Turn>) -> Vec<OwnedFd> {
+        let are_fds_lost = frame.are_fds_lost();
+        let mut fds = std::mem::take(&mut frame.fds);
+        let Some(client) = self.clients.get_mut(&key) else { return fds };
         if client.name.is_none() {
-            return self.greet(key, &frame);
+            self.greet(key, &frame);
+            return fds;
         }
         let (kind, request_id) = (frame.header.kind, frame.header.request_id);
         if request_id == 0 {
-            return match Notice::decode(kind, &frame.body) {
+            match Notice::decode(kind, &frame.body) {
                 Ok(Some(notice)) => self.client_notice(key, notice),
                 Ok(None) if kind::is_no_notice(kind) => {
                     self.break_off(key, "a request, a reply or another Hello where a notice is due");
                 }
                 Ok(None) => {}
                 Err(error) => self.break_off(key, &error.to_string()),
-            };
+            }
+            return fds;
         }
-        client.request_count += 1;
+        client.accept(request_id, kind, turn, clock::now());
+        if are_fds_lost {
+            self.shed_files();
+            self.fail(key, request_id, reply::lost_descriptors());
+            return fds;
+        }
         match Request::decode(kind, &frame.body) {
-            Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, frame.fds),
-            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, &wanted, frame.fds),
+            Ok(Some(Request::OpenSource(_) | Request::GetFrames(_))) if self.is_draining() => {
+                self.fail(key, request_id, reply::shutting_down());
+            }
+            Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
+            Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
             Ok(Some(Request::Status)) => {
-                let status = Reply::Status(Box::new(self.status()));
+                let status = Reply::Status(Box::new(self.status(key)));
                 if let Some(client) = self.clients.get_mut(&key) {
                     client.reply(request_id, &status);
                 }
@@ -296,6 +573,7 @@ impl Broker {
             Ok(None) => self.fail(key, request_id, reply::unknown_kind(kind)),
             Err(error) => self.fail(key, request_id, reply::invalid(error.to_string())),
         }
+        fds
     }
 
     fn greet(&mut self, key: u64, frame: &Frame) {
@@ -306,9 +584,11 @@ impl Broker {
         };
         let (daemon, ffmpeg) = (daemon_name(), self.ffmpeg_versions.join(", "));
         let Some(client) = self.clients.get_mut(&key) else { return };
-        if !client.greet(hello, self.instance, &daemon, &ffmpeg) {
-            self.break_off(key, "another version of the protocol");
+        if !client.greet(&hello, self.instance, &daemon, &ffmpeg) {
+            return self.break_off(key, "another version of the protocol");
         }
+        let (pid, uid) = (client.identity.pid, client.identity.uid);
+        tracing::info!(client = key, pid, uid, name = client.name(), "client connected");
     }
 
     fn client_notice(&mut self, key: u64, notice: Notice) {
@@ -317,7 +597,8 @@ impl Broker {
             Notice::CloseSource(source) => {
                 let Some(client) = self.clients.get_mut(&key) else { return };
                 if let Some(opened) = client.sources.remove(&source) {
-                    self.catalog.release(opened.catalog, Instant::now());
+                    self.quotas.close_sources(client.user, 1);
+                    self.catalog.release(opened.catalog, clock::now());
                 }
             }
             Notice::Cancel(request_id) => {
@@ -340,8 +621,14 @@ impl Broker {
 
     /// Ends a connection that does not keep to the protocol.
     fn break_off(&mut self, client: u64, reason: &str) {
-        tracing::info!(client, reason, "connection broken off");
-        self.forget_client(client);
+        self.end_client(client, reason);
+    }
+
+    fn end_client(&mut self, key: u64, reason: &str) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.end_reason.get_or_insert_with(|| reason.to_owned());
+        }
+        self.forget_client(key);
     }
 
     fn drop_broken_clients(&mut self) {
@@ -352,40 +639,31 @@ impl Broker {
         }
     }
 
-    /// Gives back everything that a client held. The only way in which a client ends.
-    fn forget_client(&mut self, key: u64) {
-        let Some(client) = self.clients.remove(&key) else { return };
-        tracing::debug!(client = key, "client gone");
-        self.forget_opens(key);
-        for request in self.requests.of_client(key) {
-            self.requests.remove(request);
-        }
-        self.forget_unwanted();
-        self.queue.forget_client(key);
-        let now = Instant::now();
-        for opened in client.sources.values() {
-            self.catalog.release(opened.catalog, now);
-        }
-        let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();
-        self.drop_arenas(&arenas);
-        self.without_clients_since = now;
+    /// Takes note of work that was done, for those who waited for it and are still there.
+    fn charge(&mut self, mut waiters: Vec<Waiter>, pixels: u64) {
+        waiters.retain(|waiter| self.clients.contains_key(&waiter.client));
+        self.queue.charge(&waiters, pixels);
     }
 
-    fn drop_arenas(&mut self, arenas: &[ArenaKey]) {
-        for arena in arenas {
-            self.arenas.remove(arena);
-            self.engines.drop_arena(*arena);
-        }
+    /// How long it has been serving.
+    fn age(&self) -> Duration {
+        clock::now().duration_since(self.started)
     }
 
     fn now_millis(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.age().as_millis() as u64
     }
 
     fn next_deadline(&self) -> Instant {
-        let far = || Instant::now() + Duration::from_secs(3600);
+        let now = clock::now();
+        if !self.leavings.is_empty() || self.catalog.has_surplus() {
+            return now;
+        }
+        let far = now + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
-        self.requests.next_deadline().and_then(at).unwrap_or_else(far)
+        let of_requests = self.requests.next_deadline().and_then(at);
+        let others = [self.engines.next_start(now), self.starving.next_deadline(), self.drain_deadline()];
+        others.into_iter().flatten().chain(of_requests).min().unwrap_or(far)
     }
 
     /// Answers requests whose deadline has passed.
@@ -394,9 +672,15 @@ impl Broker {
         while let Some(request) = self.requests.overdue(now_millis) {
             self.fail_request(request, reply::deadline());
         }
-        self.settle_down();
-        Flow::GoOn
+        self.refuse_starved(clock::now());
+        self.settle_turn();
+        self.settle_drain()
     }
+}
+
+fn index_store(settings: &Settings) -> Option<Arc<IndexStore>> {
+    let folder = settings.cache_dir.as_ref().filter(|_| settings.index_cache_mib > 0)?;
+    Some(Arc::new(IndexStore::new(folder.join("indexes"), settings.index_cache_mib << 20)))
 }
 
 fn daemon_name() -> String {

@@ -2,25 +2,27 @@
 //! engine reads its header and, in exact mode, scans it; everyone who waits for the same is answered.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::{ErrorCode, WireError};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::message::{OpenSource, Reply, SeekMode, SourceOpened};
 use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata, VideoHeader};
-use tokio::sync::Semaphore;
 
+use super::blame::{Blame, Death};
 use super::catalog::Knowledge;
-use super::client::{OpenedSource, SOURCES_MAX};
-use super::job::{Job, Task, User};
+use super::client::{OpenedSource, cleaned};
+use super::helpers::{Done, Line, Purpose};
+use super::index_store::{IndexKey, IndexStore};
+use super::job::{Job, Task};
 use super::plan::Timeline;
 use super::queue::Waiter;
 use super::source_file::{self, SourceFile};
-use super::{Broker, Event, HELPERS_PER_USER_MAX, reply};
+use super::{Broker, clock, reply};
 use crate::link::index::{Index, IndexError};
-use crate::link::{CatalogId, EngineError};
+use crate::link::{CatalogId, ContentDigest, EngineError};
 
 /// The longest label that is kept: as long as a path can be.
 const LABEL_CHARS_MAX: usize = 4096;
@@ -35,58 +37,121 @@ pub struct PendingOpen {
     source: Option<CatalogId>,
 }
 
+impl PendingOpen {
+    /// Who waits for it.
+    pub fn client(&self) -> u64 {
+        self.client
+    }
+
+    /// The file, once it was checked.
+    pub fn source(&self) -> Option<CatalogId> {
+        self.source
+    }
+}
+
 impl Broker {
     pub(super) fn open_source(
         &mut self,
         client: u64,
         request_id: u64,
         mut options: OpenSource,
-        mut fds: Vec<OwnedFd>,
+        fds: &mut Vec<OwnedFd>,
     ) {
         let Some(opener) = self.clients.get(&client) else { return };
-        let user = opener.user;
-        let (Some(fd), true) = (fds.pop(), fds.is_empty()) else {
+        let line = Line::User(opener.user.uid);
+        if fds.len() != 1 {
             return self.fail(
                 client,
                 request_id,
                 reply::invalid("exactly one file must come with OpenSource"),
             );
-        };
-        if opener.sources.len() >= SOURCES_MAX {
-            let reason = format!("{SOURCES_MAX} sources are open; close some");
-            return self.fail(client, request_id, reply::limit(reason));
         }
+        if self.helpers.is_silent(line) {
+            return self.fail(client, request_id, reply::silent_file_system(&printable(&options.label)));
+        }
+        if let Err(error) = self.count_source(client) {
+            return self.fail(client, request_id, error);
+        }
+        let Some(fd) = fds.pop() else { return };
         self.next_open += 1;
         let open = self.next_open;
         options.label = printable(&options.label);
         let (is_memory, label) = (options.is_memory, options.label.clone());
         self.opens.insert(open, PendingOpen { client, request_id, options, source: None });
-        let turns = Arc::clone(self.helper_turns(user));
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let _turn = turns.acquire_owned().await;
-            let check = tokio::task::spawn_blocking(move || source_file::check(fd, is_memory, &label));
-            let checked = check.await.unwrap_or_else(|error| Err(reply::internal(error.to_string())));
-            let _ = events.send(Event::SourceChecked { open, checked }).await;
+        self.helpers.run(line, Purpose::Open(open), move || {
+            Done::SourceChecked(source_file::check(fd, is_memory, &label))
         });
     }
 
-    fn helper_turns(&mut self, user: User) -> &Arc<Semaphore> {
-        let fresh = || Arc::new(Semaphore::new(HELPERS_PER_USER_MAX));
-        self.helpers.entry(user.uid).or_insert_with(fresh)
+    /// One more source of this client, if it and its user may have one more.
+    fn count_source(&mut self, client: u64) -> Result<(), WireError> {
+        let limits = &self.settings.limits;
+        let Some(client) = self.clients.get_mut(&client) else { return Ok(()) };
+        if client.sources.len() + client.opening_count >= limits.client_sources_max {
+            let count = limits.client_sources_max;
+            let reason = format!("this client has {count} sources open (client_sources_max); close some");
+            return Err(reply::limit(reason));
+        }
+        if self.quotas.open_source(client.user).is_err() {
+            let count = limits.user_sources_max;
+            let reason = format!(
+                "the clients of this user have {count} sources open (user_sources_max); close some, or open \
+                 each file once in fewer processes"
+            );
+            return Err(reply::limit(reason));
+        }
+        client.opening_count += 1;
+        Ok(())
     }
 
-    pub(super) fn source_checked(&mut self, open: u64, checked: Result<SourceFile, WireError>) {
-        let Some(pending) = self.opens.get_mut(&open) else { return };
+    /// An open has come to nothing.
+    fn discount_open(&mut self, client: u64) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.opening_count = client.opening_count.saturating_sub(1);
+            self.quotas.close_sources(client.user, 1);
+        }
+    }
+
+    pub(super) fn source_checked(
+        &mut self,
+        line: Line,
+        purpose: Purpose,
+        checked: Result<SourceFile, WireError>,
+    ) {
         let file = match checked {
             Ok(file) => file,
-            Err(error) => return self.fail_open(open, error),
+            Err(error) => return self.nothing_came_of(purpose, error),
         };
-        let Some(client) = self.clients.get(&pending.client) else { return };
+        let open = match purpose {
+            Purpose::Open(open) => open,
+            // They were told that it takes too long.
+            Purpose::Locate(_) | Purpose::Load { .. } | Purpose::Chore => {
+                return self.helpers.discard(line, file);
+            }
+        };
+        let pending = self.opens.get_mut(&open);
+        let opener = pending.as_ref().and_then(|pending| self.clients.get(&pending.client));
+        let (Some(client), Some(pending)) = (opener, pending) else {
+            // The client is gone.
+            return self.helpers.discard(line, file);
+        };
         let (label, is_memory) = (&pending.options.label, pending.options.is_memory);
-        let source =
-            self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, Instant::now());
+        let (source, surplus) =
+            self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, clock::now());
         pending.source = Some(source);
+        let is_first =
+            self.catalog.get(source).is_some_and(|entry| matches!(entry.media, Knowledge::Unknown));
+        tracing::debug!(
+            client = pending.client,
+            request_id = pending.request_id,
+            source = source.0,
+            label = pending.options.label,
+            is_first,
+            "source opened"
+        );
+        if let Some(surplus) = surplus {
+            self.helpers.discard(line, surplus);
+        }
         self.advance_open(open);
     }
 
@@ -121,17 +186,49 @@ impl Broker {
                 Knowledge::Pending => return,
                 unknown @ Knowledge::Unknown => {
                     *unknown = Knowledge::Pending;
-                    self.totals.scans += 1;
-                    return self.push_catalog_job(source, Task::Scan { stream: number, waiter });
+                    return self.find_index(source, number, waiter);
                 }
             },
         };
         self.finish_open(open, &media, &header, number, timeline);
     }
 
+    /// Asks the disk for an index first, then an engine.
+    fn find_index(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
+        let Some((store, key)) = self.stored_index(source, stream) else {
+            return self.scan(source, stream, waiter);
+        };
+        self.helpers.run(key.line(), Purpose::Load { source, stream, waiter }, move || {
+            store.load(&key).map_or(Done::Nothing, |index| Done::IndexRead {
+                source,
+                stream,
+                index: Ok(index),
+            })
+        });
+    }
+
+    /// Where the index of a stream is kept between two daemons, if it is.
+    fn stored_index(&self, source: CatalogId, stream: StreamIndex) -> Option<(Arc<IndexStore>, IndexKey)> {
+        let store = self.index_store.as_ref()?;
+        let entry = self.catalog.get(source).filter(|entry| !entry.is_memory())?;
+        let demuxer = self.ffmpeg_versions.join(" ");
+        let key = IndexKey::new(entry.user, &entry.identity, entry.content.as_ref()?, stream, &demuxer)?;
+        Some((Arc::clone(store), key))
+    }
+
+    /// The disk has no index, or does not answer.
+    pub(super) fn scan(&mut self, source: CatalogId, stream: StreamIndex, waiter: Waiter) {
+        if let Some(user) = self.catalog.get(source).map(|entry| entry.user) {
+            self.totals.scans += 1;
+            let (task, blame) = (Task::Scan { stream, waiter }, Blame::default());
+            self.push_catalog_job_again(Job { user, source, pinned: None, failure_count: 0, blame, task });
+        }
+    }
+
     fn push_catalog_job(&mut self, source: CatalogId, task: Task) {
         let Some(entry) = self.catalog.get(source) else { return };
-        self.queue.push(Job { user: entry.user, source, pinned: None, failure_count: 0, task });
+        let (user, blame) = (entry.user, Blame::default());
+        self.queue.push(Job { user, source, pinned: None, failure_count: 0, blame, task });
     }
 
     fn finish_open(
@@ -152,6 +249,7 @@ impl Broker {
             Timeline::Exact { content, .. } => (Some(*content), EffectiveMetadata::exact(header, content)),
             Timeline::Approximate { effective, .. } => (None, *effective),
         };
+        client.opening_count = client.opening_count.saturating_sub(1);
         let source = client.next_source();
         let thread_count = options.thread_count;
         let (height, width) = (header.height, header.width);
@@ -163,23 +261,47 @@ impl Broker {
     }
 
     /// An engine has read a header.
-    pub(super) fn probed(&mut self, source: CatalogId, media: MediaMetadata) {
+    pub(super) fn probed(&mut self, source: CatalogId, media: MediaMetadata, content: ContentDigest) {
         if let Some(entry) = self.catalog.get_mut(source) {
+            entry.content = Some(content);
             entry.media = Knowledge::Present(Arc::new(media));
         }
         self.advance_opens_of(source);
     }
 
-    /// An engine has made an index. Reading it may take milliseconds, so a helper does it.
-    pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, mut fds: Vec<OwnedFd>) {
-        let Some(fd) = fds.pop() else {
+    /// An engine has made an index. Reading it may take milliseconds, so a helper does it; in the user's line,
+    /// because an engine that was taken over may send anything.
+    pub(super) fn scanned(
+        &mut self,
+        source: CatalogId,
+        stream: StreamIndex,
+        fds: &mut Vec<OwnedFd>,
+        is_lost: bool,
+    ) {
+        if is_lost {
+            self.shed_files();
+            let reason = reply::lost_descriptors().message;
+            return self.catalog_job_failed(source, &EngineError::LimitReached(reason));
+        }
+        let (Some(fd), Some(entry)) = (fds.pop(), self.catalog.get(source)) else {
             return self.catalog_job_failed(source, &EngineError::Internal("an index did not come".into()));
         };
-        let events = self.events.clone();
-        tokio::task::spawn_blocking(move || {
-            let index = read_index(fd);
-            let _ = events.blocking_send(Event::IndexRead { source, stream, index });
+        self.helpers.run(Line::User(entry.user.uid), Purpose::Chore, move || {
+            let index = catch_unwind(AssertUnwindSafe(|| read_index(fd)));
+            let index = index.unwrap_or(Err(IndexError::NotAnIndex));
+            Done::IndexRead { source, stream, index }
         });
+    }
+
+    /// Stores an index that was just made.
+    fn keep_index(&mut self, source: CatalogId, stream: StreamIndex, index: &Arc<Index>) {
+        if let Some((store, key)) = self.stored_index(source, stream) {
+            let index = Arc::clone(index);
+            self.helpers.run(key.line(), Purpose::Chore, move || {
+                store.save(&key, &index.to_bytes());
+                Done::Nothing
+            });
+        }
     }
 
     pub(super) fn index_read(
@@ -187,11 +309,18 @@ impl Broker {
         source: CatalogId,
         stream: StreamIndex,
         index: Result<Index, IndexError>,
+        is_new: bool,
     ) {
         match index {
             Ok(index) => {
+                let index = Arc::new(index);
+                if is_new {
+                    self.keep_index(source, stream, &index);
+                }
                 if let Some(entry) = self.catalog.get_mut(source) {
-                    entry.indexes.insert(stream, Knowledge::Present(Arc::new(index)));
+                    let (label, frames) = (&entry.label, index.entries.len());
+                    tracing::debug!(source = source.0, stream = stream.0, label, frames, "scan done");
+                    entry.indexes.insert(stream, Knowledge::Present(index));
                 }
                 self.advance_opens_of(source);
             }
@@ -205,23 +334,52 @@ impl Broker {
         self.fail_opens_of(source, &reply::from_engine(error, &label));
     }
 
-    /// Two engines crashed over the file's header or index.
-    pub(super) fn catalog_job_crashed(&mut self, source: CatalogId) {
+    /// Engines died over the file's header or index, and it is enough.
+    pub(super) fn catalog_job_crashed(&mut self, source: CatalogId, blame: Blame, death: &Death) {
         let label = self.catalog.get(source).map_or_else(String::new, |entry| entry.label.clone());
-        self.fail_opens_of(source, &reply::crashed(&label));
+        self.fail_opens_of(source, &reply::crashed(&label, blame, death));
+    }
+
+    /// Probes and scans that a client waited for go on for whoever else waits for the same, or not at all.
+    pub(super) fn find_heirs(&mut self, client: u64) {
+        let orphans = self.queue.take_of(client, |job| !matches!(job.task, Task::Decode(_)));
+        for job in orphans {
+            self.push_catalog_job_again(job);
+        }
+    }
+
+    /// Queues a probe or a scan that was begun or tried before, for those who still wait for it.
+    pub(super) fn push_catalog_job_again(&mut self, mut job: Job) {
+        let waits = |pending: &&PendingOpen| pending.source == Some(job.source);
+        let heir = self.opens.values().filter(waits).map(|pending| pending.client).min();
+        match (heir, &mut job.task) {
+            (Some(heir), Task::Probe { waiter } | Task::Scan { waiter, .. }) => {
+                waiter.client = heir;
+                self.queue.push(job);
+            }
+            (Some(_), Task::Decode(_)) => {}
+            (None, _) => {
+                // Whoever comes next tries anew.
+                if let Some(entry) = self.catalog.get_mut(job.source) {
+                    entry.forget_pending();
+                }
+            }
+        }
     }
 
     fn fail_opens_of(&mut self, source: CatalogId, error: &WireError) {
         if let Some(entry) = self.catalog.get_mut(source) {
-            entry.indexes.retain(|_, known| matches!(known, Knowledge::Present(_)));
-            if matches!(entry.media, Knowledge::Pending) {
-                entry.media = Knowledge::Unknown;
-            }
+            entry.forget_pending();
         }
         self.catalog.unshare(source);
         for open in self.opens_of(source) {
             self.fail_open(open, error.clone());
         }
+    }
+
+    /// What messages call the file of an open.
+    pub(super) fn label_of(&self, open: u64) -> String {
+        self.opens.get(&open).map_or_else(String::new, |pending| pending.options.label.clone())
     }
 
     fn opens_of(&self, source: CatalogId) -> Vec<u64> {
@@ -235,11 +393,12 @@ impl Broker {
         }
     }
 
-    fn fail_open(&mut self, open: u64, error: WireError) {
+    pub(super) fn fail_open(&mut self, open: u64, error: WireError) {
         let Some(pending) = self.opens.remove(&open) else { return };
         if let Some(source) = pending.source {
-            self.catalog.release(source, Instant::now());
+            self.catalog.release(source, clock::now());
         }
+        self.discount_open(pending.client);
         self.fail(pending.client, pending.request_id, error);
     }
 
@@ -254,7 +413,7 @@ impl Broker {
         for open in opens {
             let pending = self.opens.remove(&open);
             if let Some(source) = pending.and_then(|pending| pending.source) {
-                self.catalog.release(source, Instant::now());
+                self.catalog.release(source, clock::now());
             }
         }
     }
@@ -262,8 +421,7 @@ impl Broker {
 
 /// A label for logs and messages: no control characters, and not too long.
 fn printable(label: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
-    label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
+    cleaned(&label.chars().take(LABEL_CHARS_MAX).collect::<String>())
 }
 
 fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {

@@ -184,7 +184,7 @@ impl Timeline {
     }
 
     /// Number of frames, where known.
-    fn num_frames(&self) -> Option<u64> {
+    pub fn num_frames(&self) -> Option<u64> {
         match self {
             Timeline::Exact { content, .. } => Some(content.num_frames),
             Timeline::Approximate { effective, .. } => effective.num_frames,

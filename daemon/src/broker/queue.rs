@@ -59,6 +59,8 @@ pub struct Queue<W: Work> {
     items: HashMap<u64, (Rank, u64, W)>,
     joinable: HashMap<W::Key, u64>,
     lines: BTreeMap<u64, ClientLine>,
+    /// By client: the work that it waits for, its own and what it joined.
+    awaited: BTreeMap<u64, BTreeSet<u64>>,
     next_sequence: u64,
 }
 
@@ -73,7 +75,13 @@ pub enum Pushed {
 
 impl<W: Work> Default for Queue<W> {
     fn default() -> Self {
-        Queue { items: HashMap::new(), joinable: HashMap::new(), lines: BTreeMap::new(), next_sequence: 0 }
+        Queue {
+            items: HashMap::new(),
+            joinable: HashMap::new(),
+            lines: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            next_sequence: 0,
+        }
     }
 }
 
@@ -139,10 +147,33 @@ impl<W: Work> Queue<W> {
         self.items.values().map(|(_, _, work)| work)
     }
 
-    /// Lets `change` alter every piece of work and remove those for which it returns false.
-    pub fn retain(&mut self, mut change: impl FnMut(&mut W) -> bool) {
-        let sequences: Vec<u64> = self.items.keys().copied().collect();
-        for sequence in sequences {
+    /// Of each client's own work the first piece for which `is_meant` is true.
+    pub fn first_of_each(&self, is_meant: impl Fn(&W) -> bool) -> impl Iterator<Item = &W> {
+        self.lines.values().filter_map(move |line| {
+            let mut own = line.order.iter().filter_map(|rank| self.items.get(&rank.sequence));
+            own.find(|(_, _, work)| is_meant(work)).map(|(_, _, work)| work)
+        })
+    }
+
+    /// Clients of whom it knows something, for the audit.
+    pub fn clients(&self) -> impl Iterator<Item = u64> {
+        self.lines.keys().chain(self.awaited.keys()).copied()
+    }
+
+    /// Takes out the work that a client waits for and for which `is_meant` is true.
+    pub fn take_of(&mut self, client: u64, is_meant: impl Fn(&W) -> bool) -> Vec<W> {
+        let is_meant = |sequence: &u64| self.items.get(sequence).is_some_and(|(_, _, work)| is_meant(work));
+        let sequences: Vec<u64> = self.awaited_by(client).into_iter().filter(is_meant).collect();
+        sequences.into_iter().filter_map(|sequence| self.take(sequence)).collect()
+    }
+
+    fn awaited_by(&self, client: u64) -> Vec<u64> {
+        self.awaited.get(&client).map_or_else(Vec::new, |awaited| awaited.iter().copied().collect())
+    }
+
+    /// Lets `change` alter the work that a client waits for, and removes that for which it returns false.
+    pub fn retain_of(&mut self, client: u64, mut change: impl FnMut(&mut W) -> bool) {
+        for sequence in self.awaited_by(client) {
             let Some(mut work) = self.take(sequence) else { continue };
             if change(&mut work) {
                 let key = work.join_key();
@@ -156,18 +187,6 @@ impl<W: Work> Queue<W> {
         if self.lines.get(&client).is_some_and(|line| line.order.is_empty()) {
             self.lines.remove(&client);
         }
-    }
-
-    /// Forgets all clients but those who are present. One who left while work was under way may have been charged
-    /// for it since, or still own work that others profit from.
-    pub fn forget_absent(&mut self, is_present: impl Fn(u64) -> bool) {
-        self.lines.retain(|&client, line| !line.order.is_empty() || is_present(client));
-    }
-
-    /// Clients whose cost is known.
-    #[cfg(any(test, fuzzing))]
-    pub fn client_count(&self) -> usize {
-        self.lines.len()
     }
 
     fn insert(&mut self, work: W, key: Option<W::Key>) {
@@ -192,6 +211,9 @@ impl<W: Work> Queue<W> {
             line.cost_pixels = line.cost_pixels.max(floor);
         }
         line.order.insert(rank);
+        for waiter in &waiters {
+            self.awaited.entry(waiter.client).or_default().insert(sequence);
+        }
         if let Some(key) = key {
             self.joinable.insert(key, sequence);
         }
@@ -202,6 +224,14 @@ impl<W: Work> Queue<W> {
         let (rank, owner, work) = self.items.remove(&sequence)?;
         if let Some(line) = self.lines.get_mut(&owner) {
             line.order.remove(&rank);
+        }
+        for waiter in work.waiters() {
+            if let Some(awaited) = self.awaited.get_mut(&waiter.client) {
+                awaited.remove(&sequence);
+                if awaited.is_empty() {
+                    self.awaited.remove(&waiter.client);
+                }
+            }
         }
         if let Some(key) = work.join_key()
             && self.joinable.get(&key) == Some(&sequence)
@@ -293,18 +323,6 @@ mod tests {
     }
 
     #[test]
-    fn client_that_left_is_forgotten_with_its_last_work() {
-        let mut queue = Queue::default();
-        queue.push(job(0, 1, 10));
-        queue.charge(&job(1, 2, 10).waiters, 10);
-        queue.forget_absent(|_| false);
-        assert_eq!(queue.client_count(), 1, "the work of client 1 still waits");
-        serve(&mut queue);
-        queue.forget_absent(|_| false);
-        assert_eq!(queue.client_count(), 0);
-    }
-
-    #[test]
     fn client_that_was_away_has_no_claim_saved_up() {
         let mut queue = Queue::default();
         queue.push(job(0, 1, 1000));
@@ -373,10 +391,29 @@ mod tests {
         let mut keyed = job(0, 1, 1);
         keyed.key = Some(3);
         queue.push(keyed.clone());
-        queue.retain(|_| false);
+        queue.retain_of(1, |_| false);
         queue.forget_client(1);
-        assert_eq!((queue.len(), queue.joinable.len(), queue.lines.len()), (0, 0, 0));
+        assert_eq!((queue.len(), queue.joinable.len(), queue.clients().count()), (0, 0, 0));
         assert_eq!(queue.push(keyed), Pushed::Queued);
+    }
+
+    #[test]
+    fn work_is_found_by_everyone_who_joined_it() {
+        let mut queue = Queue::default();
+        let mut shared = job(0, 1, 100);
+        shared.waiters.push(Waiter { client: 2, priority: 0, deadline_millis: None });
+        queue.push(shared);
+        queue.push(job(1, 1, 100));
+        // Client 1 has left: what client 2 waits for too becomes its own.
+        queue.retain_of(1, |job| {
+            job.waiters.retain(|waiter| waiter.client != 1);
+            !job.waiters.is_empty()
+        });
+        queue.forget_client(1);
+        assert_eq!(queue.clients().collect::<BTreeSet<_>>(), BTreeSet::from([2]));
+        assert_eq!(queue.first_of_each(|_| true).count(), 1);
+        assert_eq!(queue.take_of(2, |_| true)[0].names, [0]);
+        assert_eq!(queue.len(), 0);
     }
 
     proptest! {

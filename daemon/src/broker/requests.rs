@@ -2,12 +2,12 @@
 //!
 //! Pure bookkeeping: what is done with it is in `frames` and `running`.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use reeld_protocol::ids::{LeaseId, StreamIndex};
 use reeld_protocol::message::{Dtype, PartLayout};
 
+use super::blame::Blame;
 use super::plan::Located;
 use super::queue::Waiter;
 use crate::link::{CatalogId, WantedId};
@@ -55,8 +55,8 @@ pub struct FrameRequest {
     pub lease: Option<LeaseId>,
     /// Pictures that are not in the slot yet.
     pub missing_count: u64,
-    /// Times that an engine crashed over it.
-    pub crash_count: u8,
+    /// What engines suffered over its files.
+    pub blames: Vec<(CatalogId, Blame)>,
 }
 
 impl FrameRequest {
@@ -86,11 +86,9 @@ pub struct WantedRecord {
 #[derive(Debug, Default)]
 pub struct Requests {
     requests: HashMap<u64, FrameRequest>,
-    by_name: HashMap<(u64, u64), u64>,
+    by_name: BTreeMap<(u64, u64), u64>,
     deadlines: BTreeSet<(u64, u64)>,
     wanted: HashMap<WantedId, WantedRecord>,
-    /// Frames of all requests of a client; none where it has no request.
-    frame_counts: HashMap<u64, u64>,
     next_request: u64,
     next_wanted: u64,
 }
@@ -101,15 +99,29 @@ impl Requests {
         self.requests.len()
     }
 
+    /// All requests.
+    pub fn keys(&self) -> Vec<u64> {
+        self.requests.keys().copied().collect()
+    }
+
+    /// All requests, by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &FrameRequest)> {
+        self.requests.iter().map(|(&key, request)| (key, request))
+    }
+
     /// Takes note of a request and names it.
     pub fn insert(&mut self, request: FrameRequest) -> u64 {
         self.next_request += 1;
         let key = self.next_request;
         self.by_name.insert((request.client, request.request_id), key);
         self.deadlines.extend(request.deadline_millis.map(|deadline| (deadline, key)));
-        *self.frame_counts.entry(request.client).or_default() += request.frame_count();
         self.requests.insert(key, request);
         key
+    }
+
+    /// One request.
+    pub fn get(&self, request: u64) -> Option<&FrameRequest> {
+        self.requests.get(&request)
     }
 
     /// One request.
@@ -122,15 +134,16 @@ impl Requests {
         self.by_name.get(&(client, request_id)).copied()
     }
 
-    /// Frames that a client waits for, all its requests together.
-    pub fn frame_count_of(&self, client: u64) -> u64 {
-        self.frame_counts.get(&client).copied().unwrap_or(0)
-    }
-
     /// All requests of a client.
     pub fn of_client(&self, client: u64) -> Vec<u64> {
-        let own = self.requests.iter().filter(|(_, request)| request.client == client);
-        own.map(|(&key, _)| key).collect()
+        self.by_name.range((client, 0)..=(client, u64::MAX)).map(|(_, &key)| key).collect()
+    }
+
+    /// Frames that a client waits for, as far as they were found: all its requests together, of which the gates
+    /// let only a few in.
+    pub fn frame_count_of(&self, client: u64) -> u64 {
+        let own = self.by_name.range((client, 0)..=(client, u64::MAX));
+        own.filter_map(|(_, key)| self.requests.get(key)).map(FrameRequest::frame_count).sum()
     }
 
     /// Forgets a request. Its pictures at engines stay known until those have answered.
@@ -140,13 +153,12 @@ impl Requests {
         if let Some(deadline) = removed.deadline_millis {
             self.deadlines.remove(&(deadline, request));
         }
-        if let Entry::Occupied(mut count) = self.frame_counts.entry(removed.client) {
-            *count.get_mut() -= removed.frame_count();
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
         Some(removed)
+    }
+
+    /// All pictures on their way, for the audit.
+    pub fn pictures(&self) -> impl Iterator<Item = (WantedId, WantedRecord)> {
+        self.wanted.iter().map(|(&wanted, &record)| (wanted, record))
     }
 
     /// The next deadline of all.
@@ -165,12 +177,6 @@ impl Requests {
         let wanted = WantedId(self.next_wanted);
         self.wanted.insert(wanted, record);
         wanted
-    }
-
-    /// Pictures on their way.
-    #[cfg(any(test, fuzzing))]
-    pub fn wanted_count(&self) -> usize {
-        self.wanted.len()
     }
 
     /// One picture on its way.
@@ -253,10 +259,9 @@ mod tests {
 
     #[test]
     fn result_larger_than_any_memory_is_none() {
-        let huge = |frame_count| part(frame_count, u32::MAX, u32::MAX, Dtype::Float32);
-        for parts in [vec![huge(1 << 20)], vec![huge(1)], vec![huge(1), huge(1)], vec![huge(0), huge(1)]] {
-            assert!(lay_out(&parts).is_none());
-        }
+        let mut huge = part(1 << 20, u32::MAX, u32::MAX, Dtype::Float32);
+        huge.located.truncate(1 << 20);
+        assert!(lay_out(&[huge]).is_none());
     }
 
     #[test]
@@ -272,7 +277,7 @@ mod tests {
             slot_bytes: 0,
             lease: None,
             missing_count: 0,
-            crash_count: 0,
+            blames: vec![],
         };
         let key = requests.insert(request);
         assert_eq!(requests.find(3, 9), Some(key));

@@ -1,21 +1,23 @@
 //! Handing jobs to engines, and what comes back: results, turns that are over, crashes.
 
-use std::collections::{BTreeMap, HashSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::OwnedFd;
 
 use reeld_protocol::Frame;
 use reeld_protocol::message::Message;
 
+use super::blame::Death;
 use super::engines::{EngineKey, Running};
 use super::frames::arenas_of;
 use super::job::{Decode, Job, Task, User};
 use super::queue::Work as _;
-use super::{Broker, reply};
+use super::spawner::Process;
+use super::{Broker, clock, descriptors, reply};
 use crate::link::{
-    EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
+    CatalogId, EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
 };
 
-/// How often a job may crash an engine, or come back without anything done, before it is given up.
+/// How often a run may come back without anything done before it is given up.
 const FAILURES_MAX: u8 = 1;
 
 impl Broker {
@@ -24,7 +26,8 @@ impl Broker {
         if self.queue.len() == 0 {
             return;
         }
-        loop {
+        // Without an engine that is free there is no need to look at all that waits.
+        while self.engines.has_idle() {
             let pinned_counts = self.pinned_counts();
             let engines = &self.engines;
             let Some(job) = self.queue.pop(|job| engines.choose(job, &pinned_counts).is_some()) else {
@@ -33,16 +36,46 @@ impl Broker {
             let Some(engine) = self.engines.choose(&job, &pinned_counts) else { break };
             self.hand_over(engine, job);
         }
-        let mut users: Vec<User> =
-            self.queue.iter().filter(|job| !self.engines.awaits_its_own(job)).map(|job| job.user).collect();
+        let (engines, now) = (&self.engines, clock::now());
+        let unserved = self.queue.first_of_each(|job| !engines.awaits_its_own(job));
+        let mut users: Vec<User> = unserved.map(|job| job.user).collect();
         users.sort_unstable();
         users.dedup();
-        for user in users {
-            if self.engines.may_start(user)
-                && let Err(error) = self.engines.start(user, Instant::now())
+        let pinned_counts = self.pinned_counts();
+        for &user in &users {
+            self.engines.make_way(user, &users, &pinned_counts);
+            if self.engines.may_start(user, now)
+                && let Err(error) = self.engines.start(user, now)
             {
-                tracing::error!(%error, "an engine cannot be started");
+                self.start_failed(user, &error);
             }
+        }
+    }
+
+    /// An engine cannot be started. Work of a user who has another waits for that one; other work fails.
+    fn start_failed(&mut self, user: User, error: &std::io::Error) {
+        tracing::error!(uid = user.uid, %error, "an engine cannot be started");
+        if descriptors::are_exhausted(error) {
+            self.shed_files();
+        }
+        if !self.engines.serves(user) {
+            let reason = format!("no decoding process can be started: {error}");
+            self.fail_all_of(user, &EngineError::LimitReached(reason));
+        }
+    }
+
+    /// An engine that was ordered is there, or could not be started. Most reasons pass, so that it is tried again;
+    /// without descriptors nothing is going to change.
+    pub(super) fn engine_spawned(&mut self, key: EngineKey, spawned: std::io::Result<Box<dyn Process>>) {
+        let exhausted = spawned
+            .as_ref()
+            .err()
+            .filter(|error| descriptors::are_exhausted(error))
+            .and_then(std::io::Error::raw_os_error);
+        let user = self.engines.get_mut(key).map(|engine| engine.user);
+        self.engines.spawned(key, spawned);
+        if let (Some(code), Some(user)) = (exhausted, user) {
+            self.start_failed(user, &std::io::Error::from_raw_os_error(code));
         }
     }
 
@@ -57,6 +90,7 @@ impl Broker {
 
     fn hand_over(&mut self, key: EngineKey, job: Job) {
         let id = self.engines.next_job();
+        self.log_run(key, id, &job);
         let Some(entry) = self.catalog.get(job.source) else {
             // Its client closed the source with requests in flight.
             return self.fail_pictures(&job, &EngineError::Media("the source was closed".into()));
@@ -81,7 +115,26 @@ impl Broker {
                 begin_writing(&mut self.clients, &self.requests, picture.id);
             }
         }
-        engine.begin(id, job, &request, Instant::now());
+        engine.begin(id, job, &request, clock::now());
+    }
+
+    /// Which requests an engine works for, for those who follow them through the log.
+    fn log_run(&self, engine: EngineKey, job: JobId, work: &Job) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let (engine, job, source) = (engine.0, job.0, work.source.0);
+        let Task::Decode(decode) = &work.task else {
+            return tracing::debug!(engine, job, source, "engine reads a file's header or index");
+        };
+        let wanted = decode.pictures.iter().filter_map(|(picture, _)| self.requests.wanted(picture.id));
+        let keys: BTreeSet<u64> = wanted.map(|record| record.request).collect();
+        for key in keys {
+            if let Some(request) = self.requests.get(key) {
+                let (client, request_id) = (request.client, request.request_id);
+                tracing::debug!(client, request_id, key, engine, job, source, "request runs");
+            }
+        }
     }
 
     /// Lets pictures join the run of the same stretch that an engine is at. Those that it has passed by come
@@ -117,40 +170,44 @@ impl Broker {
         false
     }
 
-    pub(super) fn engine_frame(&mut self, key: EngineKey, frame: Frame) {
+    /// Handles a message, and returns the descriptors that it has no use for.
+    pub(super) fn engine_frame(&mut self, key: EngineKey, mut frame: Frame) -> Vec<OwnedFd> {
+        let are_fds_lost = frame.are_fds_lost();
+        let mut fds = std::mem::take(&mut frame.fds);
         let Ok(Some(reply)) = EngineReply::decode(frame.header.kind, &frame.body) else {
             tracing::error!(engine = key.0, kind = frame.header.kind, "an engine talks nonsense");
             if let Some(engine) = self.engines.get_mut(key) {
-                engine.kill();
+                engine.condemn("it did not keep to the protocol");
             }
-            return;
+            return fds;
         };
-        let now = Instant::now();
+        let now = clock::now();
         match reply {
             EngineReply::Ready { ffmpeg_versions } => {
                 self.ffmpeg_versions = ffmpeg_versions;
                 self.engines.ready(key, now);
             }
-            EngineReply::Probed { job, media } => {
+            EngineReply::Probed { job, media, content } => {
                 if let Some(running) = self.finish_job(key, job) {
-                    self.probed(running.job.source, media);
+                    self.probed(running.job.source, media, content);
                 }
             }
             EngineReply::Scanned { job } => {
                 if let Some(running) = self.finish_job(key, job)
                     && let Task::Scan { stream, .. } = running.job.task
                 {
-                    self.scanned(running.job.source, stream, frame.fds);
+                    self.scanned(running.job.source, stream, &mut fds, are_fds_lost);
                 }
             }
             EngineReply::ScanYielded { job } => {
                 if let Some(mut running) = self.finish_job(key, job) {
                     running.job.pinned = Some(key);
-                    self.queue.push(running.job);
+                    self.push_catalog_job_again(running.job);
                 }
             }
             EngineReply::JobFailed { job, error } => {
                 if let Some(running) = self.finish_job(key, job) {
+                    self.note_lost_source(key, running.job.source, &error);
                     self.job_failed(&running.job, &error);
                 }
             }
@@ -160,14 +217,25 @@ impl Broker {
                 }
             }
         }
+        fds
     }
 
     fn finish_job(&mut self, key: EngineKey, job: JobId) -> Option<Running> {
-        let running = self.engines.get_mut(key)?.finish(job, Instant::now())?;
+        let (running, let_go) = self.engines.get_mut(key)?.finish(job, clock::now())?;
+        self.engine_let_go(&let_go);
         if !matches!(running.job.task, Task::Decode(_)) {
-            self.queue.charge(&running.job.waiters(), running.job.cost_pixels());
+            self.charge(running.job.waiters(), running.job.cost_pixels());
         }
         Some(running)
+    }
+
+    /// An engine that could not take a file over gets it anew the next time.
+    fn note_lost_source(&mut self, key: EngineKey, source: CatalogId, error: &EngineError) {
+        if matches!(error, EngineError::LimitReached(_))
+            && let Some(engine) = self.engines.get_mut(key)
+        {
+            engine.forget_source(source);
+        }
     }
 
     fn job_failed(&mut self, job: &Job, error: &EngineError) {
@@ -197,9 +265,9 @@ impl Broker {
         }
         let waiters = running.job.waiters();
         let label = self.label(&running.job);
-        let Job { user, source, mut failure_count, task, .. } = running.job;
+        let Job { user, source, mut failure_count, blame, task, .. } = running.job;
         let Task::Decode(mut decode) = task else { return };
-        self.queue.charge(&waiters, decode.frame_pixels.saturating_mul(report.pictures_decoded));
+        self.charge(waiters, decode.frame_pixels.saturating_mul(report.pictures_decoded));
         if failed.iter().any(|(_, error)| *error == EngineError::SourceChanged) {
             self.catalog.unshare(source);
         }
@@ -209,12 +277,14 @@ impl Broker {
             self.picture_finished(*wanted);
         }
         for (wanted, error) in failed.iter().filter(|(wanted, _)| open.remove(wanted)) {
+            self.note_lost_source(key, source, error);
             self.picture_failed(*wanted, error, &label);
         }
         decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
         let is_stalled = finished.is_empty() && report.pictures_decoded == 0 && report.cache_hits == 0;
         failure_count = if is_stalled && !running.is_cancelled { failure_count + 1 } else { 0 };
-        self.requeue(key, Job { user, source, pinned: Some(key), failure_count, task: Task::Decode(decode) });
+        let (pinned, task) = (Some(key), Task::Decode(decode));
+        self.requeue(key, Job { user, source, pinned, failure_count, blame, task });
     }
 
     /// Queues what a run has left, for those who still want it.
@@ -250,32 +320,33 @@ impl Broker {
         }
     }
 
-    /// An engine's process has ended: by our wish, by a crash, or killed by somebody.
+    /// An engine's process has ended: by our wish, by a crash, or killed by somebody. It is reaped first, and
+    /// the slots that it may have been writing into are settled after that.
     pub(super) fn engine_exited(&mut self, key: EngineKey) {
-        let Some(mut engine) = self.engines.reap(key) else { return };
+        let Some((mut engine, death)) = self.engines.reap(key, clock::now()) else { return };
+        self.engine_let_go(&engine.held_arenas());
         if let Some(running) = engine.running.take() {
-            self.totals.engine_crashes += 1;
-            let label = self.label(&running.job);
-            tracing::warn!(engine = key.0, label, "engine died at work");
-            let mut job = running.job;
-            job.pinned = None;
-            job.failure_count += 1;
-            match &job.task {
-                Task::Decode(decode) => {
-                    let wanted: Vec<WantedId> =
-                        decode.pictures.iter().map(|(picture, _)| picture.id).collect();
-                    self.pictures_crashed(&wanted, &label);
-                }
-                Task::Probe { .. } | Task::Scan { .. } if job.failure_count > FAILURES_MAX => {
-                    self.catalog_job_crashed(job.source);
-                }
-                Task::Probe { .. } | Task::Scan { .. } => {
-                    self.queue.push(job);
-                }
-            }
+            self.died_at_work(key, running.job, &death);
         }
-        if self.engines.is_hopeless() {
+        if self.engines.is_hopeless(engine.user) {
             self.give_up(engine.user);
+        }
+    }
+
+    fn died_at_work(&mut self, key: EngineKey, mut job: Job, death: &Death) {
+        self.totals.engine_crashes += 1;
+        let label = self.label(&job);
+        tracing::warn!(engine = key.0, label, ?death, "engine died at work");
+        job.pinned = None;
+        match &job.task {
+            Task::Decode(decode) => {
+                let wanted: Vec<WantedId> = decode.pictures.iter().map(|(picture, _)| picture.id).collect();
+                self.pictures_crashed(&wanted, job.source, &label, death);
+            }
+            Task::Probe { .. } | Task::Scan { .. } if job.blame.add(death) => {
+                self.catalog_job_crashed(job.source, job.blame, death);
+            }
+            Task::Probe { .. } | Task::Scan { .. } => self.push_catalog_job_again(job),
         }
     }
 
@@ -283,11 +354,14 @@ impl Broker {
     fn give_up(&mut self, user: User) {
         let reason = "decoding processes end as soon as they start; the daemon's log says why";
         tracing::error!(uid = user.uid, "{reason}");
-        let error = EngineError::Internal(reason.into());
+        self.fail_all_of(user, &EngineError::Internal(reason.into()));
+    }
+
+    fn fail_all_of(&mut self, user: User, error: &EngineError) {
         while let Some(job) = self.queue.pop(|job| job.user == user) {
             match &job.task {
-                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, &error),
-                Task::Decode(_) => self.fail_pictures(&job, &error),
+                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, error),
+                Task::Decode(_) => self.fail_pictures(&job, error),
             }
         }
     }

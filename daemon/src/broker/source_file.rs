@@ -3,7 +3,9 @@
 //!
 //! Nothing is read from the file here.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 
 use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::{ErrorCode, WireError};
@@ -28,22 +30,24 @@ pub fn check(fd: OwnedFd, is_memory: bool, label: &str) -> Result<SourceFile, Wi
         let reason = format!("{label}: the file must be opened for reading");
         return Err(WireError::new(ErrorCode::InvalidRequest, reason));
     }
-    let stat = rustix::fs::fstat(&fd).map_err(|error| unreadable(label, error))?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
+    let file = File::from(fd);
+    let stat = file.metadata().map_err(|error| unreadable(label, error))?;
+    let kind = FileType::from_raw_mode(stat.mode());
     if kind != FileType::RegularFile {
         return Err(WireError::new(ErrorCode::Media, format!("{label}: {}", not_a_file(kind))));
     }
-    if stat.st_size == 0 {
+    if stat.size() == 0 {
         return Err(WireError::new(ErrorCode::Media, format!("{label}: the file is empty")));
     }
     let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     let identity = FileIdentity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        size_bytes: stat.st_size as u64,
-        modified_nanos: nanos(stat.st_mtime, stat.st_mtime_nsec as i64),
-        changed_nanos: nanos(stat.st_ctime, stat.st_ctime_nsec as i64),
+        device: stat.dev(),
+        inode: stat.ino(),
+        size_bytes: stat.size(),
+        modified_nanos: nanos(stat.mtime(), stat.mtime_nsec()),
+        changed_nanos: nanos(stat.ctime(), stat.ctime_nsec()),
     };
+    let fd = OwnedFd::from(file);
     let fd = if is_memory { sealed(fd, label)? } else { fd };
     Ok(SourceFile { fd, identity })
 }
@@ -55,7 +59,7 @@ fn sealed(fd: OwnedFd, label: &str) -> Result<OwnedFd, WireError> {
     }
 }
 
-fn unreadable(label: &str, error: rustix::io::Errno) -> WireError {
+fn unreadable(label: &str, error: impl std::fmt::Display) -> WireError {
     WireError::new(ErrorCode::Media, format!("{label}: cannot be examined: {error}"))
 }
 
@@ -71,7 +75,7 @@ fn not_a_file(kind: FileType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, OpenOptions};
+    use std::fs::OpenOptions;
 
     use super::*;
 

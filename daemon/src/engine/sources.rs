@@ -7,14 +7,19 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 use super::failure::Failure;
 use super::session::StreamFacts;
 use crate::ffi::{Deadline, FfmpegError, MediaInput};
-use crate::link::{CatalogId, FileIdentity};
+use crate::link::{CatalogId, ContentDigest, FileIdentity};
 
 /// The longest that FFmpeg may look for streams in a file. It reads 5 MB at most, but from a slow or hostile
 /// file system that can take for ever.
 const OPEN_SECONDS_MAX: u64 = 30;
+
+/// How much of each end of a file its fingerprint covers: headers lie there, and what grows grows there.
+const DIGESTED_BYTES: u64 = 64 << 10;
 
 /// All files that the broker has named.
 #[derive(Default)]
@@ -23,7 +28,7 @@ pub struct Sources {
 }
 
 struct Source {
-    file: OwnedFd,
+    file: Option<OwnedFd>,
     identity: FileIdentity,
     /// Opened, but nothing was read from it: the next session or scan takes it.
     fresh_input: Option<MediaInput>,
@@ -31,8 +36,8 @@ struct Source {
 }
 
 impl Sources {
-    /// One more file.
-    pub fn add(&mut self, id: CatalogId, file: OwnedFd, identity: FileIdentity) {
+    /// One more file. Without its descriptor, it is known as a file that did not come over.
+    pub fn add(&mut self, id: CatalogId, file: Option<OwnedFd>, identity: FileIdentity) {
         self.sources.insert(id, Source { file, identity, fresh_input: None, facts: HashMap::new() });
     }
 
@@ -55,6 +60,11 @@ impl Sources {
         }
     }
 
+    /// Closes what was opened but not used yet.
+    pub fn close_fresh(&mut self) {
+        self.sources.values_mut().for_each(|source| source.fresh_input = None);
+    }
+
     /// What does not change in a stream.
     pub fn facts(&mut self, id: CatalogId, stream: usize) -> Result<StreamFacts, Failure> {
         let source = self.source(id)?;
@@ -70,11 +80,27 @@ impl Sources {
     /// link less changes the inode and not what was read through it: that is no reason to stop a training.
     pub fn check_unchanged(&mut self, id: CatalogId) -> Result<(), Failure> {
         let source = self.source(id)?;
-        if content_of(source.file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
+        let file = source.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        if content_of(file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
             Ok(())
         } else {
             Err(Failure::SourceChanged)
         }
+    }
+
+    /// A fingerprint of the content, by which an index on disk is found again.
+    pub fn digest(&mut self, id: CatalogId) -> Result<ContentDigest, Failure> {
+        let source = self.source(id)?;
+        let file = source.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        let size_bytes = source.identity.size_bytes;
+        let length = size_bytes.min(DIGESTED_BYTES);
+        let mut hash = Sha256::new();
+        for offset in [0, size_bytes - length] {
+            let mut bytes = vec![0; length as usize];
+            read_at(file, &mut bytes, offset)?;
+            hash.update(bytes);
+        }
+        Ok(ContentDigest(hash.finalize().into()))
     }
 
     fn source(&mut self, id: CatalogId) -> Result<&mut Source, Failure> {
@@ -92,13 +118,33 @@ impl Source {
     }
 
     fn open(&self) -> Result<MediaInput, Failure> {
-        let file = self.file.try_clone().map_err(|error| FfmpegError::from_io("open the file", &error))?;
+        let file = self.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        let file = file.try_clone().map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Failure::NoDescriptors,
+            _ => FfmpegError::from_io("open the file", &error).into(),
+        })?;
         let deadline = Deadline::default();
         deadline.set(Some(Instant::now() + Duration::from_secs(OPEN_SECONDS_MAX)));
         let input = MediaInput::open(file, &deadline)?;
         deadline.set(None);
         Ok(input)
     }
+}
+
+/// Fills the buffer from an offset. A file that ends before was cut since it was opened.
+fn read_at(file: &OwnedFd, mut bytes: &mut [u8], mut offset: u64) -> Result<(), Failure> {
+    while !bytes.is_empty() {
+        match rustix::io::pread(file, &mut *bytes, offset) {
+            Ok(0) => return Err(Failure::SourceChanged),
+            Ok(count) => {
+                bytes = &mut bytes[count..];
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(FfmpegError::from_io("read the file", &error.into()).into()),
+        }
+    }
+    Ok(())
 }
 
 /// Length, and when the content was last changed.

@@ -59,6 +59,10 @@ pub struct FileIdentity {
     pub changed_nanos: i128,
 }
 
+/// A fingerprint of a file's content: SHA-256 of its first and last 64 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct ContentDigest(pub [u8; 32]);
+
 /// Where a picture shall be written. Offsets count from the arena's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Destination {
@@ -189,6 +193,8 @@ pub enum EngineError {
     Unsupported(String),
     /// The file is not what it was when it was opened.
     SourceChanged,
+    /// A limit of the engine or the daemon was reached; a sentence.
+    LimitReached(String),
     /// The engine made a mistake; a sentence for the log.
     Internal(String),
 }
@@ -220,6 +226,8 @@ pub enum EngineReply {
         job: JobId,
         /// What the header says.
         media: MediaMetadata,
+        /// What the file begins and ends with.
+        content: ContentDigest,
     },
     /// Answers `Scan`; the index is in the one fd, as [`index::Index::to_bytes`] wrote it.
     Scanned {

@@ -3,14 +3,14 @@
 //!
 //! What is done when is the matter of `world`.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use reeld_protocol::frame::{FrameReader, Received};
 use reeld_protocol::message::Message;
@@ -18,43 +18,27 @@ use reeld_protocol::{Frame, Header, SealedMemfd};
 use rustix::net::RecvFlags;
 
 use super::super::plan::compare_targets;
-use super::super::process::{Process, Starter};
+use super::super::spawner::Process;
 use super::media::{SimulatedFile, paint};
 use crate::link::{
     ArenaKey, CatalogId, Destination, EngineError, EngineReply, EngineReport, EngineRequest, FileIdentity,
     JobId, WANTED_PER_MESSAGE_MAX, WantedId, WantedPicture,
 };
 
-/// All engines that were ever started, in the order of their keys.
-pub type Engines = Rc<RefCell<Vec<SimulatedEngine>>>;
-
-/// Starts simulated engines.
-#[derive(Debug)]
-pub struct SimulatedStarter(pub Engines);
-
-impl Starter for SimulatedStarter {
-    fn start(&mut self, _cache_mib: u64) -> io::Result<(UnixStream, Box<dyn Process>)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        let fate = Rc::new(Fate::default());
-        let process = SimulatedProcess { number: self.0.borrow().len() as u32, fate: Rc::clone(&fate) };
-        self.0.borrow_mut().push(SimulatedEngine::new(theirs, fate));
-        Ok((ours, Box::new(process)))
-    }
-}
-
 /// What becomes of a process.
 #[derive(Debug, Default)]
 pub struct Fate {
-    is_killed: Cell<bool>,
-    has_ended: Cell<bool>,
+    is_killed: AtomicBool,
+    has_ended: AtomicBool,
+    /// As the kernel tells it.
+    status: AtomicI32,
 }
 
+/// The process of an engine, as the broker sees it.
 #[derive(Debug)]
-struct SimulatedProcess {
+pub struct SimulatedProcess {
     number: u32,
-    fate: Rc<Fate>,
+    fate: Arc<Fate>,
 }
 
 impl Process for SimulatedProcess {
@@ -62,21 +46,22 @@ impl Process for SimulatedProcess {
         self.number
     }
 
-    fn end(&self) -> io::Result<OwnedFd> {
+    fn pidfd(&self) -> io::Result<OwnedFd> {
         // Never readable: the world says itself when a process has ended.
         Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?)
     }
 
     fn kill(&mut self) {
-        self.fate.is_killed.set(true);
+        self.fate.is_killed.store(true, Ordering::Relaxed);
     }
 
     fn has_ended(&mut self) -> bool {
-        self.fate.has_ended.get()
+        self.fate.has_ended.load(Ordering::Relaxed)
     }
 
     fn wait(&mut self) -> io::Result<ExitStatus> {
-        Ok(ExitStatus::from_raw(0))
+        assert!(self.has_ended(), "the broker's loop waits for a process that lives");
+        Ok(ExitStatus::from_raw(self.fate.status.load(Ordering::Relaxed)))
     }
 }
 
@@ -126,7 +111,9 @@ pub enum Conclusion {
 pub struct SimulatedEngine {
     socket: Option<UnixStream>,
     reader: FrameReader,
-    fate: Rc<Fate>,
+    fate: Arc<Fate>,
+    /// True once there is a process.
+    is_started: bool,
     /// True once it said so.
     pub is_ready: bool,
     /// Told to end.
@@ -140,11 +127,13 @@ pub struct SimulatedEngine {
 }
 
 impl SimulatedEngine {
-    fn new(socket: UnixStream, fate: Rc<Fate>) -> SimulatedEngine {
+    /// One that was ordered, with its end of the socket.
+    pub fn ordered(socket: UnixStream) -> SimulatedEngine {
         SimulatedEngine {
             socket: Some(socket),
             reader: FrameReader::new(),
-            fate,
+            fate: Arc::default(),
+            is_started: false,
             is_ready: false,
             is_leaving: false,
             job: None,
@@ -154,19 +143,31 @@ impl SimulatedEngine {
         }
     }
 
-    /// True until its process has ended.
+    /// There is a process from now on.
+    pub fn start(&mut self, number: u32) -> SimulatedProcess {
+        self.is_started = true;
+        SimulatedProcess { number, fate: Arc::clone(&self.fate) }
+    }
+
+    /// True while it was ordered and there is no process.
+    pub fn is_awaited(&self) -> bool {
+        !self.is_started && !self.fate.has_ended.load(Ordering::Relaxed)
+    }
+
+    /// True until its process has ended, if there is one.
     pub fn is_alive(&self) -> bool {
-        !self.fate.has_ended.get()
+        self.is_started && !self.fate.has_ended.load(Ordering::Relaxed)
     }
 
     /// True where the process is to end, by the broker's wish.
     pub fn is_doomed(&self) -> bool {
-        self.is_alive() && (self.fate.is_killed.get() || self.is_leaving)
+        self.is_alive() && (self.fate.is_killed.load(Ordering::Relaxed) || self.is_leaving)
     }
 
-    /// The process ends.
-    pub fn end(&mut self) {
-        self.fate.has_ended.set(true);
+    /// The process ends, with this status, or never was one.
+    pub fn end(&mut self, status: i32) {
+        self.fate.status.store(status, Ordering::Relaxed);
+        self.fate.has_ended.store(true, Ordering::Relaxed);
         self.socket = None;
         self.job = None;
     }
@@ -319,7 +320,9 @@ impl SimulatedEngine {
             Task::Probe | Task::Scan if is_failure(conclusion) => {
                 (EngineReply::JobFailed { job, error: error_of(conclusion) }, Vec::new())
             }
-            Task::Probe => (EngineReply::Probed { job, media: file.media() }, Vec::new()),
+            Task::Probe => {
+                (EngineReply::Probed { job, media: file.media(), content: file.content() }, Vec::new())
+            }
             Task::Scan if conclusion != Conclusion::Done => (EngineReply::ScanYielded { job }, Vec::new()),
             Task::Scan => {
                 let index = SealedMemfd::new("index", &file.index().to_bytes()).expect("a memfd");
@@ -355,11 +358,9 @@ impl SimulatedEngine {
         self.said.push_back(Frame { header, body, fds });
     }
 
-    /// Closes its socket without ending.
-    pub fn hang_up(&mut self) {
-        if let Some(mut socket) = self.socket.take() {
-            let _ = socket.flush();
-        }
+    /// Closes its socket without ending. False if it is closed already.
+    pub fn hang_up(&mut self) -> bool {
+        self.socket.take().is_some()
     }
 }
 

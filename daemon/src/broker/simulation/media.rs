@@ -7,8 +7,8 @@ use reeld_protocol::SealedMemfd;
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::metadata::{MediaMetadata, MediaType, Rational, StreamMetadata, VideoHeader};
 
-use crate::link::Target;
 use crate::link::index::{Index, IndexEntry};
+use crate::link::{ContentDigest, Target};
 
 const TICKS_PER_FRAME: i64 = 10;
 const TIME_BASE: Rational = Rational { numerator: 1, denominator: 10 };
@@ -82,6 +82,11 @@ impl SimulatedFile {
             best_audio_stream: None,
             streams: vec![stream(0, None), stream(1, Some(video))],
         }
+    }
+
+    /// What it begins and ends with.
+    pub fn content(&self) -> ContentDigest {
+        ContentDigest([self.number as u8; 32])
     }
 
     /// What a scan finds.

@@ -24,6 +24,8 @@ use std::time::Duration;
 use reeld_protocol::ids::{LeaseId, SourceId};
 use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, Notice, Part, Request, SeekMode, Wanted};
 
+use rustix::io::Errno;
+
 use client::{Expected, ExpectedPart};
 use engine::Conclusion;
 use world::World;
@@ -85,9 +87,14 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         12 => guess_leases(world, client, program.below(4)),
         13 => cancel(world, client, program.below(8)),
         14 => close_source(world, client, program.below(4)),
-        15 => world.disconnect(client, program.below(2) == 0),
+        15 => world.disconnect(client, program.below(2) == 0).await,
         16..=18 => world.deliver_result(program.below(4)),
-        19 | 20 => world.engine_is_ready(program.below(4)),
+        19 | 20 => {
+            let (engine, failure) = (program.below(4), FAILURES[usize::from(decision / 32)]);
+            if !world.start_one(engine, failure) {
+                world.engine_is_ready(engine);
+            }
+        }
         21..=23 => {
             let engine = program.below(4);
             world.conclude(engine, CONCLUSIONS[program.below(CONCLUSIONS.len())]);
@@ -95,8 +102,9 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         }
         24 => world.conclude(program.below(4), CONCLUSIONS[program.below(CONCLUSIONS.len())]),
         25 => world.hear_engine(program.below(4)),
-        26 => world.engine_ends(program.below(4)),
-        27 => world.engine_fails(program.below(4), program.below(2) == 0),
+        26 => world.engine_ends(program.below(4), ENDS[usize::from(decision / 32)]),
+        27 => world.engine_fails(program.below(4), program.below(2) == 0).await,
+        28 if decision / 32 == 7 => world.hold_starts(),
         28 => world.scribble(),
         29 => world.pass(Duration::from_millis([1, 999, 5_000, 31_000, 61_000][program.below(5)])),
         30 => world.ask(client, &Request::Status, Expected::Status, &[]),
@@ -119,6 +127,13 @@ const CONCLUSIONS: [Conclusion; 12] = [
     Conclusion::SourceChanged,
     Conclusion::Overdone,
 ];
+
+/// Why an engine that was ordered cannot be started, where it cannot.
+const FAILURES: [Option<Errno>; 8] =
+    [None, None, None, None, None, None, Some(Errno::NOMEM), Some(Errno::MFILE)];
+
+/// How engines end, as the kernel tells it: by a fault, by somebody else's signal, by themselves.
+const ENDS: [i32; 8] = [11, 11, 11, 11, 9, 9, 9, 0];
 
 fn open(world: &mut World, client: usize, program: &mut Program<'_>) {
     let file = program.below(world.files.len());
@@ -285,6 +300,9 @@ mod tests {
             for _ in 0..2 {
                 world.ask(0, &request, Expected::Error, &vec![[0; 8]; 1 << 20]);
             }
+            world.settle().await;
+            world.deliver_result(0);
+            world.deliver_result(0);
             world.settle().await;
             world.last_error(0)
         });

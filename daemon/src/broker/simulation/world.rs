@@ -2,11 +2,12 @@
 //!
 //! What happens next is decided by the program.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::rc::Rc;
 use std::sync::OnceLock;
+use std::sync::mpsc as channel;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -14,20 +15,23 @@ use clap::Parser;
 use reeld_protocol::error::ErrorCode;
 use reeld_protocol::ids::{LeaseId, SourceId};
 use reeld_protocol::message::{Message, Notice, OpenSource, Request, SeekMode, kind};
+use reeld_protocol::socket::PeerIdentity;
 use reeld_protocol::{Frame, Header, Hello, SealedMemfd, VERSION_MAJOR, VERSION_MINOR};
+use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
+use super::super::death::Way;
 use super::super::engines::EngineKey;
-use super::super::job::User;
-use super::super::{Broker, EVENTS_MAX, Event, PeerKey};
+use super::super::helpers::{Done, Line};
+use super::super::spawner::{Order, Process, Spawner};
+use super::super::{Broker, EVENTS_MAX, Event, PeerKey, clock};
 use super::client::{Expected, SimulatedClient};
-use super::engine::{Conclusion, Engines, SimulatedEngine, SimulatedStarter, inode_of};
+use super::engine::{Conclusion, SimulatedEngine, inode_of};
 use super::media::SimulatedFile;
 use super::{CLIENTS_MAX, Outcome};
-use crate::config::{Command, CommandLine, Settings};
-use crate::link::EngineReply;
+use crate::config::{self, Command, CommandLine, Settings};
 
 /// Turns that everything takes at most when all engines do their best, many times over.
 const ROUNDS_MAX: usize = 10_000;
@@ -38,17 +42,21 @@ pub fn runtime() -> Runtime {
     builder.enable_all().event_interval(1).max_blocking_threads(2).build().expect("a runtime")
 }
 
+/// Two users with two clients each cannot all have what each of them may have.
 fn settings(client_memory_mib: u64) -> Settings {
     static DEFAULTS: OnceLock<Settings> = OnceLock::new();
     let mut settings = DEFAULTS.get_or_init(defaults).clone();
     settings.limits.client_memory_mib = client_memory_mib;
+    settings.limits.user_memory_mib = Some(2 * client_memory_mib);
+    settings.limits.memory_mib = Some(3 * client_memory_mib);
     settings.limits.engine_count_max = Some(2);
     settings
 }
 
 fn defaults() -> Settings {
-    match CommandLine::parse_from(["reeld", "serve"]).command {
-        Command::Serve(options) => options.settings(),
+    let words = ["reeld", "serve", "--config", "/dev/null", "--index-cache-mib", "0"];
+    match CommandLine::parse_from(words).command {
+        Command::Serve(options) => config::load(&options).expect("settings that are right"),
         Command::Engine(_) => unreachable!("`serve` was parsed"),
     }
 }
@@ -60,24 +68,31 @@ pub struct World {
     file_by_inode: HashMap<u64, usize>,
     broker: Broker,
     incoming: mpsc::Receiver<Event>,
-    /// What helpers have found out and the broker was not told yet.
-    results: Vec<Event>,
-    /// What helpers are still at.
-    helpers_count: usize,
+    /// What helpers have come back with, in the order of their calls, and the broker was not told yet.
+    results: Vec<(u64, Event)>,
     clients: Vec<Option<SimulatedClient>>,
-    engines: Engines,
-    /// How far the clock was put forward.
-    skew: Duration,
+    /// All that were ever ordered, in the order of their keys.
+    engines: Vec<SimulatedEngine>,
+    orders: channel::Receiver<(EngineKey, Order, OwnedFd)>,
+    /// Engines that are ordered start when the program says so.
+    are_starts_held: bool,
+    now: Instant,
     outcome: Outcome,
 }
 
 impl World {
     /// Nobody is there yet.
     pub fn new(client_memory_mib: u64) -> World {
+        let now = Instant::now();
+        clock::stop_at(Some(now));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
-        let mut broker = Broker::new(settings(client_memory_mib), Vec::new(), events).expect("a broker");
-        let engines: Engines = Rc::new(RefCell::new(Vec::new()));
-        broker.engines.start_with(SimulatedStarter(Rc::clone(&engines)));
+        let reload = Box::new(|| Err("nothing is read again".into()));
+        let mut broker =
+            Broker::new(settings(client_memory_mib), reload, Vec::new(), events).expect("a broker");
+        // All clients are this process.
+        broker.switches.death = Way::HangUp;
+        let (spawner, orders) = Spawner::without_thread();
+        broker.engines.start_with(spawner);
         let files = SimulatedFile::all();
         World {
             file_by_inode: files.iter().map(|file| (inode_of(file.fd()), file.number)).collect(),
@@ -85,10 +100,11 @@ impl World {
             broker,
             incoming,
             results: Vec::new(),
-            helpers_count: 0,
             clients: (0..CLIENTS_MAX).map(|_| None).collect(),
-            engines,
-            skew: Duration::ZERO,
+            engines: Vec::new(),
+            orders,
+            are_starts_held: false,
+            now,
             outcome: Outcome::default(),
         }
     }
@@ -100,9 +116,8 @@ impl World {
         ours.set_nonblocking(true).expect("a socket that does not block");
         theirs.set_nonblocking(true).expect("a socket that does not block");
         let stream = UnixStream::from_std(theirs).expect("a socket of the runtime");
-        self.broker.handle(Event::Connected(stream));
+        self.broker.admit_client(stream, PeerIdentity { pid: std::process::id(), uid, gid: uid });
         let key = self.broker.next_client;
-        self.broker.clients.get_mut(&key).expect("a client").user = User { uid, connection: None };
         self.clients[free] = Some(SimulatedClient::new(key, ours));
         let hello = Hello {
             major: VERSION_MAJOR,
@@ -116,18 +131,30 @@ impl World {
     }
 
     /// A client goes, by closing its socket or by breaking the protocol.
-    pub fn disconnect(&mut self, client: usize, is_rude: bool) {
-        let Some(gone) = self.clients[client].take() else { return };
-        gone.check_contents();
-        let key = PeerKey::Client(gone.key);
-        let event = if is_rude {
-            let header = Header { body_bytes: 0, kind: kind::STATUS, fd_count: 0, flags: 0, request_id: 0 };
-            Event::Frame { key, frame: Frame { header, body: Vec::new(), fds: Vec::new() } }
+    pub async fn disconnect(&mut self, client: usize, is_rude: bool) {
+        let Some(leaving) = &self.clients[client] else { return };
+        leaving.check_contents();
+        let key = leaving.key;
+        if is_rude {
+            self.send(client, kind::STATUS, 0, Vec::new(), Vec::new());
+            self.clients[client] = None;
         } else {
-            Event::Gone { key, reason: None }
-        };
-        self.broker.handle(event);
-        assert!(!self.broker.clients.contains_key(&gone.key));
+            self.clients[client] = None;
+            self.hear_end(PeerKey::Client(key)).await;
+        }
+        assert!(!self.broker.clients.contains_key(&key));
+    }
+
+    /// Waits until the broker has seen that a socket was closed.
+    async fn hear_end(&mut self, key: PeerKey) {
+        loop {
+            let event = self.incoming.recv().await.expect("the broker holds a sender");
+            let is_end = matches!(&event, Event::Gone { remains, .. } if remains.key == key);
+            self.sort(event);
+            if is_end {
+                return;
+            }
+        }
     }
 
     /// Asks for a file to be opened.
@@ -138,7 +165,6 @@ impl World {
         let id = asking.expect(Expected::Source(file));
         let request = Request::OpenSource(open);
         let fd = self.files[file].fd();
-        self.helpers_count += 1;
         self.send(client, request.kind(), id, request.encode().expect("a request that fits"), vec![fd]);
     }
 
@@ -157,19 +183,13 @@ impl World {
         self.send(client, notice.kind(), 0, notice.encode().expect("a notice that fits"), Vec::new());
     }
 
-    fn send(
-        &mut self,
-        client: usize,
-        kind: u16,
-        request_id: u64,
-        body: Vec<u8>,
-        fds: Vec<std::os::fd::OwnedFd>,
-    ) {
+    fn send(&mut self, client: usize, kind: u16, request_id: u64, body: Vec<u8>, fds: Vec<OwnedFd>) {
         let Some(sender) = &self.clients[client] else { return };
         let (body_bytes, fd_count) = (body.len() as u32, fds.len() as u8);
         let header = Header { body_bytes, kind, fd_count, flags: 0, request_id };
         let key = PeerKey::Client(sender.key);
-        self.broker.handle(Event::Frame { key, frame: Frame { header, body, fds } });
+        let line = Line::User(self.broker.clients.get(&sender.key).map_or(0, |client| client.user.uid));
+        self.broker.handle(Event::Frame { key, line, frame: Frame { header, body, fds }, turn: None });
     }
 
     /// The sources of a client, if it is there and has some: name and file.
@@ -214,16 +234,38 @@ impl World {
     /// A helper's result reaches the broker.
     pub fn deliver_result(&mut self, number: usize) {
         if number < self.results.len() {
-            let event = self.results.remove(number);
+            let (_, event) = self.results.remove(number);
             self.broker.handle(event);
         }
+    }
+
+    /// Engines that are ordered wait to be started from now on, or no more.
+    pub fn hold_starts(&mut self) {
+        self.are_starts_held = !self.are_starts_held;
+    }
+
+    /// One of the engines that wait for it is started, or cannot be. False if there is none.
+    pub fn start_one(&mut self, number: usize, failure: Option<Errno>) -> bool {
+        let awaited: Vec<usize> =
+            (0..self.engines.len()).filter(|&engine| self.engines[engine].is_awaited()).collect();
+        let Some(&engine) = awaited.get(number % awaited.len().max(1)) else { return false };
+        let process = &mut self.engines[engine];
+        let spawned = match failure {
+            None => Ok(Box::new(process.start(engine as u32 + 1)) as Box<dyn Process>),
+            Some(errno) => {
+                process.end(0);
+                Err(io::Error::from(errno))
+            }
+        };
+        self.broker.handle(Event::EngineSpawned(EngineKey(engine as u64), spawned));
+        true
     }
 
     /// An engine says that it is ready.
     pub fn engine_is_ready(&mut self, number: usize) {
         let Some(engine) = self.living(number) else { return };
-        if !self.engines.borrow()[engine].is_ready {
-            self.engines.borrow_mut()[engine].say_ready();
+        if !self.engines[engine].is_ready {
+            self.engines[engine].say_ready();
             self.hear(engine);
         }
     }
@@ -232,76 +274,64 @@ impl World {
     pub fn conclude(&mut self, number: usize, conclusion: Conclusion) {
         let Some(engine) = self.living(number) else { return };
         let file_of = |identity: crate::link::FileIdentity| self.file_by_inode[&identity.inode];
-        self.engines.borrow_mut()[engine].conclude(conclusion, file_of, &self.files);
+        self.engines[engine].conclude(conclusion, file_of, &self.files);
     }
 
     /// The broker reads what an engine has said, perhaps before it ended.
     pub fn hear_engine(&mut self, number: usize) {
-        let speaking: Vec<usize> = {
-            let engines = self.engines.borrow();
-            (0..engines.len()).filter(|&engine| !engines[engine].said.is_empty()).collect()
-        };
+        let speaking: Vec<usize> =
+            (0..self.engines.len()).filter(|&engine| !self.engines[engine].said.is_empty()).collect();
         if let Some(&engine) = speaking.get(number % speaking.len().max(1)) {
             self.hear(engine);
         }
     }
 
     fn hear(&mut self, engine: usize) {
-        let Some(frame) = self.engines.borrow_mut()[engine].said.pop_front() else { return };
-        let key = EngineKey(engine as u64);
-        if let Ok(Some(EngineReply::Scanned { job })) = EngineReply::decode(frame.header.kind, &frame.body) {
-            let running = self.broker.engines.get_mut(key).and_then(|engine| engine.running.as_ref());
-            // A helper is asked to read the index.
-            self.helpers_count += usize::from(running.is_some_and(|running| running.id == job));
-        }
-        self.broker.handle(Event::Frame { key: PeerKey::Engine(key), frame });
+        let Some(frame) = self.engines[engine].said.pop_front() else { return };
+        let key = PeerKey::Engine(EngineKey(engine as u64));
+        self.broker.handle(Event::Frame { key, line: Line::House, frame, turn: None });
     }
 
-    /// An engine's process ends: it crashes, or does as it was told.
-    pub fn engine_ends(&mut self, number: usize) {
+    /// An engine's process ends, in this way: it crashes, is killed by somebody, or does as it was told.
+    pub fn engine_ends(&mut self, number: usize, status: i32) {
         if let Some(engine) = self.living(number) {
-            self.end(engine);
+            self.end(engine, status);
         }
     }
 
-    fn end(&mut self, engine: usize) {
-        self.outcome.crashes += u64::from(self.engines.borrow()[engine].job.is_some());
-        self.engines.borrow_mut()[engine].end();
+    fn end(&mut self, engine: usize, status: i32) {
+        self.outcome.crashes += u64::from(self.engines[engine].job.is_some());
+        self.engines[engine].end(status);
         self.broker.handle(Event::EngineExited(EngineKey(engine as u64)));
     }
 
     /// An engine misbehaves without ending: it talks nonsense, or closes its socket.
-    pub fn engine_fails(&mut self, number: usize, is_talkative: bool) {
+    pub async fn engine_fails(&mut self, number: usize, is_talkative: bool) {
         let Some(engine) = self.living(number) else { return };
         if is_talkative {
-            self.engines.borrow_mut()[engine].say_nonsense();
+            self.engines[engine].say_nonsense();
             self.hear_engine(engine);
-        } else {
-            self.engines.borrow_mut()[engine].hang_up();
-            let key = PeerKey::Engine(EngineKey(engine as u64));
-            self.broker.handle(Event::Gone { key, reason: None });
+        } else if self.engines[engine].hang_up() {
+            self.hear_end(PeerKey::Engine(EngineKey(engine as u64))).await;
         }
     }
 
     /// All engines write garbage where they may.
     pub fn scribble(&self) {
-        self.engines.borrow().iter().for_each(SimulatedEngine::scribble);
+        self.engines.iter().for_each(SimulatedEngine::scribble);
     }
 
     /// Time passes.
     pub fn pass(&mut self, time: Duration) {
-        self.skew += time;
-        // A clock that cannot be put back so far has not run for so long.
-        if let Some(earlier) = self.broker.started.checked_sub(time) {
-            self.broker.started = earlier;
-        }
+        self.now += time;
+        clock::stop_at(Some(self.now));
         self.broker.expire();
-        self.broker.tend_at(Instant::now() + self.skew);
+        self.broker.tend();
     }
 
     fn living(&self, number: usize) -> Option<usize> {
-        let engines = self.engines.borrow();
-        let living: Vec<usize> = (0..engines.len()).filter(|&engine| engines[engine].is_alive()).collect();
+        let living: Vec<usize> =
+            (0..self.engines.len()).filter(|&engine| self.engines[engine].is_alive()).collect();
         living.get(number % living.len().max(1)).copied()
     }
 
@@ -316,12 +346,10 @@ impl World {
                 is_quiet = false;
                 self.sort(event);
             }
-            while self.helpers_count > 0 {
-                let event = self.incoming.recv().await.expect("the broker holds a sender");
-                self.sort(event);
-            }
+            is_quiet &= !self.await_helpers().await;
+            is_quiet &= !self.take_orders();
             // What they read makes room for more.
-            for engine in self.engines.borrow_mut().iter_mut().filter(|engine| engine.is_alive()) {
+            for engine in self.engines.iter_mut().filter(|engine| engine.is_alive()) {
                 is_quiet &= !engine.read();
             }
             for client in self.clients.iter_mut().flatten() {
@@ -335,14 +363,48 @@ impl World {
 
     fn sort(&mut self, event: Event) {
         match event {
-            Event::SourceChecked { .. } | Event::IndexRead { .. } => {
-                self.helpers_count -= 1;
-                self.results.push(event);
-            }
+            Event::Helped { call, .. } => self.results.push((call, event)),
             other => {
                 self.broker.handle(other);
             }
         }
+    }
+
+    /// Waits until all helpers have come back, and tells the broker of those that have brought nothing. True if
+    /// there were such. Their threads end in any order; the broker hears of them in that of their calls.
+    async fn await_helpers(&mut self) -> bool {
+        let running_count =
+            |broker: &Broker| broker.helpers.counts().map(|(_, line)| line.running).sum::<usize>();
+        while running_count(&self.broker) > self.results.len() {
+            let event = self.incoming.recv().await.expect("the broker holds a sender");
+            self.sort(event);
+        }
+        self.results.sort_by_key(|&(call, _)| call);
+        let is_empty = |event: &Event| matches!(event, Event::Helped { done: Done::Nothing, .. });
+        let results = std::mem::take(&mut self.results);
+        let (empty, rest): (Vec<_>, Vec<_>) = results.into_iter().partition(|(_, event)| is_empty(event));
+        self.results = rest;
+        let has_moved = !empty.is_empty();
+        for (_, event) in empty {
+            self.broker.handle(event);
+        }
+        has_moved
+    }
+
+    /// Takes note of engines that were ordered. True if there were some.
+    fn take_orders(&mut self) -> bool {
+        let mut has_moved = false;
+        while let Ok((key, _, socket)) = self.orders.try_recv() {
+            has_moved = true;
+            assert_eq!(key, EngineKey(self.engines.len() as u64));
+            let socket = StdUnixStream::from(socket);
+            socket.set_nonblocking(true).expect("a socket that does not block");
+            self.engines.push(SimulatedEngine::ordered(socket));
+        }
+        while !self.are_starts_held && self.start_one(0, None) {
+            has_moved = true;
+        }
+        has_moved
     }
 
     /// What holds at any time: nobody writes where a client reads, or where somebody else writes; memory is within
@@ -350,7 +412,7 @@ impl World {
     pub fn check(&mut self) {
         let mut used: Vec<(u64, u64, u64)> =
             self.clients.iter().flatten().flat_map(SimulatedClient::slots).collect();
-        for engine in self.engines.borrow().iter().filter(|engine| engine.is_alive()) {
+        for engine in self.engines.iter().filter(|engine| engine.is_alive()) {
             used.extend(engine.writes());
         }
         used.sort_unstable();
@@ -366,27 +428,32 @@ impl World {
             assert_eq!(usage.lease_count, client.leases().count() as u64);
             assert_eq!(known.request_count, client.unanswered.len() as u64);
         }
+        self.broker.audit().expect("tables that agree");
     }
 
     /// Helpers and engines do their best until every request is answered.
     pub async fn answer_everything(&mut self) {
+        self.are_starts_held = false;
         for _ in 0..ROUNDS_MAX {
             self.settle().await;
             self.check();
             let unanswered: usize = self.clients.iter().flatten().map(|client| client.unanswered.len()).sum();
             let is_at_work = |engine: &SimulatedEngine| {
-                engine.is_doomed() || (engine.is_alive() && (engine.job.is_some() || !engine.is_ready))
+                let is_active = engine.is_alive() && (engine.job.is_some() || !engine.is_ready);
+                engine.is_doomed() || is_active || !engine.said.is_empty()
             };
-            let is_busy = self.broker.queue.len() > 0 || self.engines.borrow().iter().any(is_at_work);
-            let is_heard = self.engines.borrow().iter().all(|engine| engine.said.is_empty());
-            if unanswered == 0 && !is_busy && is_heard && self.results.is_empty() {
+            let is_moving = self.engines.iter().any(is_at_work) || !self.results.is_empty();
+            if unanswered == 0 && !is_moving && self.broker.queue.len() == 0 {
                 return;
+            }
+            if !is_moving {
+                // The broker waits for its clock alone.
+                self.pass(self.broker.next_deadline().saturating_duration_since(self.now));
             }
             while !self.results.is_empty() {
                 self.deliver_result(0);
             }
-            let engine_count = self.engines.borrow().len();
-            for engine in 0..engine_count {
+            for engine in 0..self.engines.len() {
                 self.do_its_best(engine);
             }
         }
@@ -394,17 +461,17 @@ impl World {
     }
 
     fn do_its_best(&mut self, engine: usize) {
-        if self.engines.borrow()[engine].is_doomed() {
-            self.end(engine);
+        if self.engines[engine].is_doomed() {
+            self.end(engine, 0);
         }
-        if self.engines.borrow()[engine].is_alive() {
-            if !self.engines.borrow()[engine].is_ready {
-                self.engines.borrow_mut()[engine].say_ready();
+        if self.engines[engine].is_alive() {
+            if !self.engines[engine].is_ready {
+                self.engines[engine].say_ready();
             }
             let file_of = |identity: crate::link::FileIdentity| self.file_by_inode[&identity.inode];
-            self.engines.borrow_mut()[engine].conclude(Conclusion::Done, file_of, &self.files);
+            self.engines[engine].conclude(Conclusion::Done, file_of, &self.files);
         }
-        while !self.engines.borrow()[engine].said.is_empty() {
+        while !self.engines[engine].said.is_empty() {
             self.hear(engine);
         }
     }
@@ -417,10 +484,10 @@ impl World {
             self.outcome.errors += client.errors;
         }
         for client in 0..CLIENTS_MAX {
-            self.disconnect(client, false);
+            self.disconnect(client, false).await;
         }
         self.answer_everything().await;
-        for engine in self.engines.borrow().iter().filter(|engine| engine.is_alive() && !engine.is_doomed()) {
+        for engine in self.engines.iter().filter(|engine| engine.is_alive() && !engine.is_doomed()) {
             assert_eq!(engine.known_count().1, 0, "an engine keeps the arenas of clients that are gone");
         }
         // Idle files and engines go; so do engines that were told to be silent, and what they were at is done again.
@@ -439,12 +506,17 @@ impl World {
             ("clients", broker.clients.len()),
             ("opens", broker.opens.len()),
             ("requests", broker.requests.len()),
-            ("pictures", broker.requests.wanted_count()),
+            ("pictures", broker.requests.pictures().count()),
             ("jobs", broker.queue.len()),
-            ("costs of clients", broker.queue.client_count()),
+            ("costs of clients", broker.queue.clients().count()),
             ("arenas", broker.arenas.len()),
             ("relieved clients", broker.relieved.len()),
             ("files", broker.catalog.len()),
+            ("files to be given back", broker.leavings.len()),
+            ("arenas without clients", broker.detached.len()),
+            ("accounts of users", broker.quotas.iter().count()),
+            ("gates of users", broker.gates.len()),
+            ("calls of helpers", broker.helpers.counts().count()),
             ("engines", broker.engines.iter_mut().count()),
         ];
         let left: Vec<_> = left.into_iter().filter(|(_, count)| *count > 0).collect();

@@ -1,0 +1,163 @@
+//! What must hold across all tables of the broker between two turns of its loop. Tests ask after every event;
+//! nothing is changed here.
+//!
+//! What must hold within one table is the matter of its own tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Broker;
+use super::job::Task;
+use crate::link::{ArenaKey, CatalogId, WantedId};
+
+impl Broker {
+    /// Checks that no table knows of something that another has forgotten, and that what is counted twice is
+    /// counted alike. Takes time in proportion to what there is.
+    pub fn audit(&self) -> Result<(), String> {
+        self.audit_clients()?;
+        self.audit_requests()?;
+        self.audit_pictures()?;
+        self.audit_files()?;
+        self.audit_arenas()?;
+        if self.clients.is_empty() { self.audit_emptiness() } else { Ok(()) }
+    }
+
+    fn check(is_right: bool, fault: impl FnOnce() -> String) -> Result<(), String> {
+        if is_right { Ok(()) } else { Err(fault()) }
+    }
+
+    /// Everything that is somebody's is somebody's who is there.
+    fn audit_clients(&self) -> Result<(), String> {
+        let is_known = |client: u64| self.clients.contains_key(&client);
+        for client in self.queue.clients().chain(self.relieved.iter().copied()) {
+            Self::check(is_known(client), || {
+                format!("client {client} is gone, but has a place in the queue")
+            })?;
+        }
+        for (open, pending) in &self.opens {
+            Self::check(is_known(pending.client()), || format!("open {open} of a client that is gone"))?;
+        }
+        for (key, client) in &self.clients {
+            let mut waiting = BTreeSet::new();
+            for &request in &client.waiting {
+                let is_own = self.requests.get(request).is_some_and(|request| request.client == *key);
+                Self::check(is_own, || {
+                    format!("client {key} waits for request {request}, which is not its own")
+                })?;
+                Self::check(waiting.insert(request), || format!("request {request} waits twice"))?;
+            }
+            let opens = self.opens.values().filter(|pending| pending.client() == *key).count() as u64;
+            let unanswered = opens + self.requests.of_client(*key).len() as u64;
+            Self::check(client.request_count == unanswered, || {
+                format!("client {key} counts {} requests, there are {unanswered}", client.request_count)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn audit_requests(&self) -> Result<(), String> {
+        let mut missing: BTreeMap<u64, u64> = BTreeMap::new();
+        for (wanted, record) in self.requests.pictures() {
+            if self.requests.is_wanted(wanted) {
+                *missing.entry(record.request).or_default() += 1;
+            }
+        }
+        for (key, request) in self.requests.iter() {
+            let client = self.clients.get(&request.client);
+            let client = client.ok_or_else(|| format!("request {key} of a client that is gone"))?;
+            let Some(lease) = request.lease else { continue };
+            Self::check(client.memory.slot(lease).is_some(), || format!("request {key} without its slot"))?;
+            Self::check(!client.waiting.contains(&key), || {
+                format!("request {key} waits for the slot it has")
+            })?;
+            let counted = missing.get(&key).copied().unwrap_or(0);
+            Self::check(request.missing_count == counted, || {
+                format!("request {key} misses {} pictures, {counted} are on their way", request.missing_count)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Every picture on its way is in exactly one job, and every slot counts what is written into it.
+    fn audit_pictures(&self) -> Result<(), String> {
+        let mut placed: BTreeSet<WantedId> = BTreeSet::new();
+        let mut writing = BTreeMap::new();
+        let running = self.engines.iter().filter_map(|(_, engine)| engine.running.as_ref());
+        for (job, is_running) in
+            self.queue.iter().map(|job| (job, false)).chain(running.map(|running| (&running.job, true)))
+        {
+            let Task::Decode(decode) = &job.task else { continue };
+            for (picture, _) in &decode.pictures {
+                let id = picture.id;
+                Self::check(placed.insert(id), || format!("picture {} is in two jobs", id.0))?;
+                let record = self.requests.wanted(id);
+                let record = record.ok_or_else(|| format!("picture {} is in a job and settled", id.0))?;
+                Self::check(is_running || self.requests.is_wanted(id), || {
+                    format!("picture {} is queued, but nobody wants it", id.0)
+                })?;
+                if is_running {
+                    *writing.entry((record.client, record.lease)).or_insert(0) += 1;
+                }
+            }
+        }
+        for (id, _) in self.requests.pictures() {
+            Self::check(placed.contains(&id), || format!("picture {} is in no job", id.0))?;
+        }
+        for (key, client) in &self.clients {
+            for (lease, counted) in client.memory.writing_counts() {
+                let actual = writing.get(&(*key, lease)).copied().unwrap_or(0);
+                Self::check(counted == actual, || {
+                    format!("lease {} counts {counted} pictures being written, there are {actual}", lease.0)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Each handle on a file has its owner.
+    fn audit_files(&self) -> Result<(), String> {
+        let mut handles: BTreeMap<CatalogId, u64> = BTreeMap::new();
+        let opened =
+            self.clients.values().flat_map(|client| client.sources.values().map(|opened| opened.catalog));
+        let opening = self.opens.values().filter_map(super::opening::PendingOpen::source);
+        for source in opened.chain(opening).chain(self.leavings.iter().copied()) {
+            *handles.entry(source).or_default() += 1;
+        }
+        for (source, entry) in self.catalog.iter() {
+            let counted = entry.handle_count();
+            let actual = handles.remove(&source).unwrap_or(0);
+            Self::check(counted == actual, || {
+                format!("file {} counts {counted} handles, there are {actual}", source.0)
+            })?;
+        }
+        Self::check(handles.is_empty(), || "a handle on a file that is forgotten".to_owned())
+    }
+
+    /// The arenas of clients are those that engines may be told of.
+    fn audit_arenas(&self) -> Result<(), String> {
+        let of_clients: BTreeSet<ArenaKey> =
+            self.clients.values().flat_map(|client| client.arenas.values().map(|arena| arena.key)).collect();
+        let known: BTreeSet<ArenaKey> = self.arenas.keys().copied().collect();
+        Self::check(of_clients == known, || {
+            format!("arenas {known:?} are known, clients have {of_clients:?}")
+        })?;
+        for (key, engine) in self.engines.iter() {
+            let stale = engine.arenas().find(|arena| !known.contains(arena));
+            Self::check(stale.is_none(), || format!("engine {} keeps arena {stale:?}", key.0))?;
+        }
+        Ok(())
+    }
+
+    /// Without clients nothing is left but warm files and engines that finish what they are at.
+    fn audit_emptiness(&self) -> Result<(), String> {
+        let left = [
+            ("opens", self.opens.len()),
+            ("requests", self.requests.len()),
+            ("queued jobs", self.queue.len()),
+            ("arenas", self.arenas.len()),
+            ("relieved clients", self.relieved.len()),
+        ];
+        left.iter().try_for_each(|(what, count)| {
+            Self::check(*count == 0, || format!("no client is there, but {count} {what} are"))
+        })
+    }
+}
