@@ -31,6 +31,9 @@ struct Clip {
     reference: Reference,
 }
 
+/// What a request must give: clips and indices.
+type Expected = Vec<(usize, Vec<i64>)>;
+
 struct Reader {
     client: Client,
     clips: Arc<Vec<Clip>>,
@@ -182,7 +185,7 @@ impl Reader {
         self.accept(frames, clip, (start as i64..stop as i64).collect())
     }
 
-    fn submit_one(&mut self) -> Result<(Pending, Vec<(usize, Vec<i64>)>), Failure> {
+    fn submit_one(&mut self) -> Result<(Pending, Expected), Failure> {
         let mut wanted = Vec::new();
         let mut videos = Vec::new();
         for _ in 0..=self.random.below(4) {
