@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use reeld_client::{Dtype, MediaSource, OpenOptions, SeekMode};
 
+use crate::pending::duration;
 use crate::status;
 use crate::video::Video;
 use crate::wait::interruptibly;
@@ -29,13 +30,14 @@ enum Source {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (*, socket=None, binary=None, binary_dirs=Vec::new(), autostart=true))]
+    #[pyo3(signature = (*, socket=None, binary=None, binary_dirs=Vec::new(), autostart=true, reconnect_seconds=None))]
     fn new(
         py: Python<'_>,
         socket: Option<PathBuf>,
         binary: Option<PathBuf>,
         binary_dirs: Vec<PathBuf>,
         autostart: bool,
+        reconnect_seconds: Option<f64>,
     ) -> PyResult<Client> {
         let mut builder = reeld_client::Client::builder().name("python");
         if let Some(socket) = socket {
@@ -46,6 +48,9 @@ impl Client {
         }
         for folder in binary_dirs {
             builder = builder.binary_dir(folder);
+        }
+        if let Some(seconds) = reconnect_seconds {
+            builder = builder.reconnect_for(duration(seconds)?);
         }
         if !autostart {
             builder = builder.autostart(false);

@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
-use reeld_client::RequestOptions;
 
-use crate::error::exception;
 use crate::part::Part;
 use crate::video::Video;
-use crate::wait::{wait_for_frames, wait_until};
+use crate::wait::{submit_interruptibly, wait_for_frames, wait_until};
 use crate::wanted::Wanted;
 
 /// A request; dropping it cancels it.
@@ -30,15 +28,13 @@ pub(crate) fn submit(
     priority: i8,
     timeout_seconds: Option<f64>,
 ) -> PyResult<Pending> {
-    let options = RequestOptions { priority, timeout: timeout_seconds.map(duration).transpose()? };
+    let timeout = timeout_seconds.map(duration).transpose()?;
     let parts: Vec<_> =
         parts.iter().map(|(video, wanted)| (&video.get().video, wanted.get().wanted.clone())).collect();
-    let Some((first, _)) = parts.first() else {
+    if parts.is_empty() {
         return Err(PyValueError::new_err("There are no parts to ask for."));
-    };
-    let client = first.client();
-    let pending = py.detach(|| client.submit(&parts, options)).map_err(|error| exception(&error))?;
-    Ok(Pending { pending })
+    }
+    Ok(Pending { pending: submit_interruptibly(py, &parts, priority, timeout)? })
 }
 
 #[pymethods]
@@ -69,7 +65,7 @@ impl Pending {
 }
 
 /// Seconds as Python gives them: a negative time to wait is none.
-fn duration(seconds: f64) -> PyResult<Duration> {
+pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {
     if seconds.is_nan() {
         return Err(PyValueError::new_err("A time to wait must be a number of seconds, not NaN."));
     }

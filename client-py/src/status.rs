@@ -5,7 +5,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use reeld_client::ClientStatistics;
-use reeld_client::status::{ClientStatus, EngineStatus, Status, Totals};
+use reeld_client::status::{ClientStatus, EngineStatus, ErrorCount, Status, Totals, UserStatus};
 
 /// The daemon's report, with the keys of `reelctl status --json`.
 pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDict>> {
@@ -29,6 +29,14 @@ pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'p
     report.set_item("totals", totals(py, &status.totals)?)?;
     report.set_item("clients", list(py, &status.clients, client)?)?;
     report.set_item("engines", list(py, &status.engines, engine)?)?;
+    report.set_item("users", list(py, &status.users, user)?)?;
+    report.set_item("memory_bytes_max", status.memory_bytes_max)?;
+    report.set_item("detached_bytes", status.detached_bytes)?;
+    report.set_item("is_draining", status.is_draining)?;
+    report.set_item("queued_pixels", status.queued_pixels)?;
+    report.set_item("cache_bytes", status.cache_bytes)?;
+    report.set_item("errors", errors(py, &status.errors)?)?;
+    report.set_item("log_lines_dropped", status.log_lines_dropped)?;
     Ok(report)
 }
 
@@ -68,12 +76,22 @@ fn totals<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>>
             ("engine_crashes", totals.engine_crashes),
             ("retries", totals.retries),
             ("stray_releases", totals.stray_releases),
+            ("engine_restarts", totals.engine_restarts),
         ],
     )
 }
 
+/// By the names of the codes.
+fn errors<'py>(py: Python<'py>, errors: &[ErrorCount]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for error in errors {
+        dict.set_item(&error.code, error.count)?;
+    }
+    Ok(dict)
+}
+
 fn client<'py>(py: Python<'py>, client: &ClientStatus) -> PyResult<Bound<'py, PyDict>> {
-    dict(
+    let report = dict(
         py,
         [
             ("connection", client.connection),
@@ -84,8 +102,13 @@ fn client<'py>(py: Python<'py>, client: &ClientStatus) -> PyResult<Bound<'py, Py
             ("leased_bytes", client.leased_bytes),
             ("arena_bytes", client.arena_bytes),
             ("request_count", client.request_count),
+            ("connected_seconds", client.connected_seconds),
+            ("requests_total", client.requests_total),
+            ("error_count", client.error_count),
         ],
-    )
+    )?;
+    report.set_item("name", &client.name)?;
+    Ok(report)
 }
 
 fn engine<'py>(py: Python<'py>, engine: &EngineStatus) -> PyResult<Bound<'py, PyDict>> {
@@ -96,10 +119,30 @@ fn engine<'py>(py: Python<'py>, engine: &EngineStatus) -> PyResult<Bound<'py, Py
             ("uid", engine.uid.into()),
             ("session_count", engine.session_count),
             ("cache_bytes", engine.cache_bytes),
+            ("activity_millis", engine.activity_millis),
+            ("jobs_done", engine.jobs_done),
+            ("uptime_seconds", engine.uptime_seconds),
         ],
     )?;
     report.set_item("is_busy", engine.is_busy)?;
+    report.set_item("activity", engine.activity.name())?;
+    report.set_item("label", engine.label.as_deref())?;
     Ok(report)
+}
+
+fn user<'py>(py: Python<'py>, user: &UserStatus) -> PyResult<Bound<'py, PyDict>> {
+    dict(
+        py,
+        [
+            ("uid", user.uid.into()),
+            ("client_count", user.client_count),
+            ("request_count", user.request_count),
+            ("source_count", user.source_count),
+            ("arena_bytes", user.arena_bytes),
+            ("detached_bytes", user.detached_bytes),
+            ("memory_bytes_max", user.memory_bytes_max),
+        ],
+    )
 }
 
 fn dict<'py, const N: usize>(py: Python<'py>, fields: [(&str, u64); N]) -> PyResult<Bound<'py, PyDict>> {

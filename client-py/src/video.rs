@@ -4,12 +4,10 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use reeld_client::RequestOptions;
 use reeld_client::metadata::MediaType;
 
-use crate::error::exception;
 use crate::part::Part;
-use crate::wait::wait_for_frames;
+use crate::wait::{submit_interruptibly, wait_for_frames};
 use crate::wanted::Wanted;
 
 /// An open stream of a source.
@@ -60,13 +58,13 @@ impl Video {
 
     /// The most bytes that this process's results may have together.
     fn quota_bytes(&self) -> u64 {
-        self.video.client().statistics().quota_bytes
+        self.video.quota_bytes()
     }
 
     /// Asks for frames and waits for them.
     fn read(&self, py: Python<'_>, wanted: &Wanted) -> PyResult<Part> {
-        let submitted = py.detach(|| self.video.submit(wanted.wanted.clone(), RequestOptions::default()));
-        let pending = submitted.map_err(|error| exception(&error))?;
+        let parts = [(&self.video, wanted.wanted.clone())];
+        let pending = submit_interruptibly(py, &parts, 0, None)?;
         Ok(Part::only(wait_for_frames(py, &pending)?))
     }
 }

@@ -8,13 +8,39 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use reeld_client::{Error, Frames, Pending};
+use reeld_client::{Error, Frames, Pending, RequestOptions, Video, Wanted};
 
 use crate::error::exception;
 
 /// How long a wait lasts before it asks whether a signal came. A person takes 50 ms for at once; asking
 /// more often only costs.
 const SLICE: Duration = Duration::from_millis(50);
+
+/// Asks for frames; waits while many requests wait to be sent. There is at least one part.
+pub(crate) fn submit_interruptibly(
+    py: Python<'_>,
+    parts: &[(&Video, Wanted)],
+    priority: i8,
+    timeout: Option<Duration>,
+) -> PyResult<Pending> {
+    let Some((first, _)) = parts.first() else {
+        return Err(exception(&Error::InvalidRequest("there are no parts to ask for".into())));
+    };
+    let began = Instant::now();
+    loop {
+        let timeout = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+        let options = RequestOptions { priority, timeout };
+        let submitted = py.detach(|| first.client().submit_within(parts, options, SLICE));
+        match submitted.map_err(|error| exception(&error))? {
+            Some(pending) => return Ok(pending),
+            None if timeout.is_some_and(|timeout| timeout.is_zero()) => {
+                let message = "the deadline of the request passed while earlier ones waited to be sent";
+                return Err(exception(&Error::Deadline(message.into())));
+            }
+            None => py.check_signals()?,
+        }
+    }
+}
 
 /// The frames, however long it takes. An interrupted wait cancels the request.
 pub(crate) fn wait_for_frames(py: Python<'_>, pending: &Pending) -> PyResult<Frames> {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use rustix::pipe::PipeFlags;
 
 use crate::client::ClientBuilder;
 use crate::error::Error;
-use crate::handshake::{Dialled, dial};
+use crate::handshake::{ANSWER_TIMEOUT, Dialled, dial};
 use crate::link::Link;
 use crate::locate::path_variable;
 
@@ -54,6 +54,10 @@ impl Private {
         Ok(Private { socket: folder.join(socket_name()) })
     }
 
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Held while somebody starts a daemon. Not the daemon's own lock, which it holds as long as it lives.
     fn lock_file(&self) -> PathBuf {
         self.socket.with_extension("starting")
@@ -75,7 +79,7 @@ pub(crate) fn user_folder() -> Option<PathBuf> {
     is_ours(&folder).is_ok().then_some(folder)
 }
 
-fn folder_path() -> PathBuf {
+pub(crate) fn folder_path() -> PathBuf {
     // The variable outlives its folder where a user was changed without a login.
     match path_variable("XDG_RUNTIME_DIR").filter(|runtime| runtime.is_dir()) {
         Some(runtime) => runtime.join("reeld"),
@@ -115,7 +119,7 @@ pub(crate) fn start(
     name: &str,
 ) -> Result<Option<Arc<Link>>, Error> {
     let _lock = lock(&private.lock_file())?;
-    if let Dialled::Connected(link) = dial(&private.socket, name)? {
+    if let Dialled::Connected(link) = dial(&private.socket, name, ANSWER_TIMEOUT)? {
         return Ok(Some(link));
     }
     let binary = find_binary(builder)?;
@@ -128,9 +132,9 @@ pub(crate) fn start(
             quote_log(&private.log_file())
         )));
     }
-    match dial(&private.socket, name)? {
+    match dial(&private.socket, name, ANSWER_TIMEOUT)? {
         Dialled::Connected(link) => Ok(Some(link)),
-        Dialled::NobodyThere(_) | Dialled::NotPermitted => Ok(None),
+        Dialled::NobodyThere(_) | Dialled::NotPermitted | Dialled::Silent(_) => Ok(None),
     }
 }
 
@@ -187,33 +191,42 @@ fn spawn(binary: &Path, private: &Private) -> io::Result<OwnedFd> {
         .mode(0o600)
         .open(private.log_file())?;
     let mut command = Command::new(binary);
-    command.arg("serve").arg("--socket").arg(&private.socket).args(["--private", "--ready-fd", "1"]);
-    command.stdin(Stdio::null()).stdout(report).stderr(log).current_dir("/");
+    let number = report.as_raw_fd();
+    command.arg("serve").arg("--socket").arg(&private.socket).arg("--private");
+    // A descriptor of its own: the daemon closes it, and its standard output shall stay what it is.
+    command.arg("--ready-fd").arg(number.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
     // SAFETY: between fork and exec only async-signal-safe calls are made.
-    unsafe { command.pre_exec(detach) };
+    unsafe { command.pre_exec(move || detach(number)) };
     // The child that is waited for here ends at once; see `detach`.
     command.spawn()?.wait()?;
+    // From here on the daemon alone has this end, and its end is seen.
+    drop(report);
     Ok(ready)
 }
 
 /// In the new process: leaves the session, and lets another process take over, so that the program that
 /// started the daemon has no child that it does not know of.
-fn detach() -> io::Result<()> {
+fn detach(report: RawFd) -> io::Result<()> {
     rustix::process::setsid()?;
     // SAFETY: async-signal-safe; both sides go on with calls that are so too.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => close_others_at_exec(),
+        0 => keep_at_exec(report),
         // SAFETY: ends this process without running anything else.
         _ => unsafe { libc::_exit(0) },
     }
 }
 
-/// Descriptors that the program forgot to mark must not live on in a daemon.
-fn close_others_at_exec() -> io::Result<()> {
+/// Descriptors that the program forgot to mark must not live on in a daemon; it gets this one.
+fn keep_at_exec(report: RawFd) -> io::Result<()> {
     // SAFETY: only sets flags of descriptors. Kernels before 5.11 refuse; then nothing is closed.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Ok(())
+    // SAFETY: as above.
+    match unsafe { libc::fcntl(report, libc::F_SETFD, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until the daemon says that it listens.

@@ -1,34 +1,49 @@
 //! [`Call`]: this side's hold on one request of any kind.
 //!
-//! What the answer means is the matter of its kind: [`crate::Pending`] for frames.
+//! What becomes of the request is `errand.rs`'s matter, and what the answer means that of its kind:
+//! [`crate::Pending`] for frames.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::calls::{CallKey, Outcome};
-use crate::connection::Connection;
+use crate::ask::Ask;
+use crate::calls::Outcome;
+use crate::client::Client;
+use crate::errand::{Answered, Errand};
 use crate::error::Error;
 use crate::fork::Own;
 
-/// A request that was sent. Dropping it cancels it and gives back what it brings.
+/// A request that was made. Dropping it cancels it and gives back what it brings.
 pub(crate) struct Call {
     held: Own<Held>,
 }
 
 struct Held {
-    connection: Arc<Connection>,
-    key: CallKey,
+    errand: Arc<Errand>,
 }
 
 impl Call {
-    pub(crate) fn new(connection: Arc<Connection>, key: CallKey) -> Call {
-        Call { held: Own::new(Held { connection, key }) }
+    /// Makes a request. Never waits for the daemon.
+    pub(crate) fn start(client: Client, ask: Ask, deadline: Option<Instant>) -> Result<Call, Error> {
+        Errand::start(client, ask, deadline).map(|errand| Call { held: Own::new(Held { errand }) })
+    }
+
+    /// One that was sent by hand.
+    #[cfg(test)]
+    pub(crate) fn of(errand: Arc<Errand>) -> Call {
+        Call { held: Own::new(Held { errand }) }
     }
 
     pub(crate) fn wait(&self) -> Outcome {
+        self.wait_answered().map(|answered| answered.answer)
+    }
+
+    /// The answer, with the connection that it came by.
+    pub(crate) fn wait_answered(&self) -> Result<Answered, Error> {
+        let Some(held) = self.held.get() else { return Err(left_to_parent()) };
         loop {
-            if let Some(outcome) = self.wait_timeout(Duration::MAX) {
+            if let Some(outcome) = held.errand.wait(Duration::MAX) {
                 return outcome;
             }
         }
@@ -36,32 +51,32 @@ impl Call {
 
     pub(crate) fn wait_timeout(&self, patience: Duration) -> Option<Outcome> {
         match self.held.get() {
-            Some(held) => held.connection.wait(held.key, Some(patience)),
+            Some(held) => held.errand.wait(patience).map(|outcome| outcome.map(|answered| answered.answer)),
             None => Some(Err(left_to_parent())),
         }
     }
 
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Outcome> {
         match self.held.get() {
-            Some(held) => held.connection.poll(held.key, context),
+            Some(held) => held.errand.poll(context).map(|outcome| outcome.map(|answered| answered.answer)),
             None => Poll::Ready(Err(left_to_parent())),
         }
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.held.get().is_none_or(|held| held.connection.is_done(held.key))
+        self.held.get().is_none_or(|held| held.errand.is_done())
     }
 
     pub(crate) fn cancel(&self) {
         if let Some(held) = self.held.get() {
-            held.connection.cancel(held.key);
+            held.errand.cancel();
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.connection.abandon(self.key);
+        self.errand.abandon();
     }
 }
 

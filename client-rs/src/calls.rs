@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar};
 use std::task::Waker;
+use std::time::Instant;
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{Dtype, SourceOpened};
+use reeld_protocol::message::{Dtype, GetFrames, Message, Request, SourceOpened};
 use reeld_protocol::status::Status;
 
+use crate::ask::millis_until;
 use crate::error::Error;
 use crate::frames::Frames;
 
@@ -39,6 +41,23 @@ pub(crate) struct Sent {
     pub(crate) kind: u16,
     pub(crate) body: Vec<u8>,
     pub(crate) fds: Vec<OutgoingFd>,
+    /// The request of a caller whose patience is limited: sent again, it says what is left of the time.
+    pub(crate) timed: Option<(GetFrames, Instant)>,
+}
+
+impl Sent {
+    /// The same request at this moment.
+    fn again(&self) -> Sent {
+        let mut sent = self.clone();
+        if let Some((request, deadline)) = &mut sent.timed {
+            request.timeout_millis = Some(millis_until(*deadline));
+            // A request that could be encoded can be so with a smaller number, too.
+            if let Ok(body) = Request::GetFrames(request.clone()).encode() {
+                sent.body = body;
+            }
+        }
+        sent
+    }
 }
 
 /// Names a call within its connection: the id of its first request.
@@ -167,8 +186,12 @@ impl Calls {
         Aftermath { waker: call.waker.take(), unwanted: None }
     }
 
-    /// Takes a call's outcome, once.
+    /// Takes a call's outcome, once. That its connection was lost is told to all who ask: each of them has
+    /// to look where the call is made again.
     pub(crate) fn take(&mut self, key: CallKey) -> Option<Outcome> {
+        if let Some(reason) = self.loss(key) {
+            return Some(Err(Error::unavailable(reason)));
+        }
         let Some(call) = self.calls.get_mut(&key) else {
             return Some(Err(taken_already()));
         };
@@ -179,6 +202,14 @@ impl Calls {
                 call.stage = other;
                 None
             }
+        }
+    }
+
+    /// Why a call ended without an answer, if it did.
+    pub(crate) fn loss(&self, key: CallKey) -> Option<String> {
+        match &self.calls.get(&key)?.stage {
+            Stage::Done(Err(Error::DaemonUnavailable { reason })) => Some(reason.clone()),
+            Stage::Done(_) | Stage::InFlight | Stage::Starved(_) | Stage::Borrowed | Stage::Taken => None,
         }
     }
 
@@ -311,7 +342,7 @@ impl Calls {
         call.stage = Stage::InFlight;
         call.resend_count += 1;
         call.released_before = released;
-        let sent = call.sent.clone();
+        let sent = call.sent.again();
         self.resent.insert(request_id, key);
         Some(sent)
     }

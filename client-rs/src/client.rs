@@ -1,33 +1,36 @@
 //! [`Client`]: this process's way to the daemon, and [`ClientBuilder`], how it is found.
 //!
-//! A client outlives its connection: when the daemon was restarted, and in a forked child, the next call
-//! connects anew. Where daemons may be is in `locate.rs`.
+//! A client outlives its connection: when the daemon goes away, and in a forked child, it connects anew, and
+//! requests are made again (`errand.rs`). Where daemons may be is in `locate.rs`, for how long one is looked
+//! for in `outage.rs`.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use reeld_protocol::StreamIndex;
-use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{GetFrames, OpenSource, Part, Request, SourceOpened, Wanted};
+use reeld_protocol::message::{SourceOpened, Wanted};
 use reeld_protocol::status::Status;
 
-use crate::bulk::Bulk;
+use crate::ask::Ask;
 use crate::call::Call;
-use crate::calls::{Answer, Expected};
+use crate::calls::Answer;
 use crate::connection::Connection;
+use crate::dispatcher::Dispatcher;
+use crate::errand::Errand;
 use crate::error::Error;
 use crate::fork::PerProcess;
 use crate::ledger::ClientStatistics;
-use crate::link::SubmitError;
-use crate::locate;
+use crate::link::SLICE;
+use crate::locate::{self, Home, Redialled};
 use crate::options::{OpenOptions, RequestOptions};
+use crate::outage::{Outage, RECONNECT_FOR};
 use crate::pending::Pending;
 use crate::source::{MediaSource, SourceFile};
 use crate::video::Video;
 
-/// How often a request is sent anew that found its connection closed. Each time a new connection was made
-/// just before: a second failure means a daemon that ends at once, or a storm of restarts.
-const SUBMIT_ATTEMPTS: u32 = 3;
+/// What the last look for a daemon may take, when the time for looking is over.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// A handle on the daemon. Cheap to clone; all clones and all threads share one connection.
 ///
@@ -47,7 +50,37 @@ pub struct Client {
 
 struct Shared {
     builder: ClientBuilder,
-    connection: PerProcess<Mutex<Option<Arc<Connection>>>>,
+    /// Where the daemon was found: the number of a [`Home`], so that a forked child can read it without a lock.
+    home: AtomicU8,
+    state: PerProcess<State>,
+}
+
+/// What one process has of a client.
+#[derive(Default)]
+struct State {
+    /// Never held while waiting.
+    current: Mutex<Current>,
+    /// Held while connecting: whoever else needs a connection waits for the same one.
+    dialling: Mutex<()>,
+    dispatcher: Dispatcher,
+}
+
+#[derive(Default)]
+struct Current {
+    connection: Option<Arc<Connection>>,
+    /// The last one, which may be over.
+    outage: Option<Outage>,
+}
+
+impl Current {
+    /// Lets go of the connection, which the caller drops without any lock.
+    fn lose(&mut self, reason: &str, window: Duration) -> Option<Arc<Connection>> {
+        let lost = self.connection.take()?;
+        if self.outage.is_none() || lost.is_proven(window) {
+            self.outage = Some(Outage::new(Instant::now(), reason.to_owned()));
+        }
+        Some(lost)
+    }
 }
 
 /// How a daemon is found. Made by [`Client::builder`].
@@ -58,6 +91,7 @@ pub struct ClientBuilder {
     pub(crate) binary: Option<PathBuf>,
     pub(crate) binary_dirs: Vec<PathBuf>,
     pub(crate) name: Option<String>,
+    pub(crate) reconnect_for: Option<Duration>,
 }
 
 impl ClientBuilder {
@@ -94,13 +128,29 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects.
+    /// How long calls look for a daemon that went away, counted from the moment when that was noticed, before
+    /// they fail with [`Error::DaemonUnavailable`]. Default: ten seconds. With none, one look is taken.
+    ///
+    /// Meanwhile requests wait, those in flight too, and are made again on the new connection. It is looked
+    /// for where it was found before and nowhere else: a program that was connected to the system's daemon
+    /// never gets a private one in its place. A private daemon is started anew at once.
+    pub fn reconnect_for(mut self, time: Duration) -> Self {
+        self.reconnect_for = Some(time);
+        self
+    }
+
+    /// Connects. What the environment says of the daemon's place is read now, and holds for ever.
     ///
     /// # Errors
-    /// [`Error::DaemonUnavailable`] where no daemon answers and none could be started.
+    /// [`Error::DaemonUnavailable`] where no daemon answers and none could be started: the first connection
+    /// is not waited for.
     pub fn connect(self) -> Result<Client, Error> {
-        let client = Client { shared: Arc::new(Shared { builder: self, connection: PerProcess::new() }) };
-        client.connection()?;
+        let builder = locate::settle(self);
+        let shared = Shared { builder, home: AtomicU8::new(0), state: PerProcess::new() };
+        let client = Client { shared: Arc::new(shared) };
+        let (link, home) = locate::connect(&client.shared.builder)?;
+        client.shared.home.store(home as u8, Ordering::Release);
+        client.current().connection = Some(Arc::new(Connection::new(link)));
         Ok(client)
     }
 }
@@ -115,6 +165,15 @@ impl Client {
     /// that says so, and not a reason to start another one.
     pub fn connect() -> Result<Client, Error> {
         Client::builder().connect()
+    }
+
+    /// One whose daemon is nowhere.
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> Client {
+        let builder = Client::builder().socket("/no/such/reeld.sock").reconnect_for(Duration::ZERO);
+        let builder = locate::settle(builder);
+        let home = AtomicU8::new(Home::Named as u8);
+        Client { shared: Arc::new(Shared { builder, home, state: PerProcess::new() }) }
     }
 
     /// For choosing the socket, the binary, and whether one is started.
@@ -164,27 +223,37 @@ impl Client {
     /// # Ok::<(), reeld_client::Error>(())
     /// ```
     ///
+    /// Where the daemon is away this does not wait for it: waiting for the result does.
+    ///
     /// # Errors
-    /// [`Error::DaemonUnavailable`] if the request cannot be sent; [`Error::InvalidRequest`] if a video
-    /// belongs to another client.
+    /// [`Error::InvalidRequest`] if a video belongs to another client; [`Error::Deadline`] if earlier
+    /// requests could not be sent in that time. What else is wrong is found out by waiting.
     pub fn submit(&self, parts: &[(&Video, Wanted)], options: RequestOptions) -> Result<Pending, Error> {
-        if parts.iter().any(|(video, _)| !Arc::ptr_eq(&video.client().shared, &self.shared)) {
-            let message = "a video of another client cannot be part of this request";
-            return Err(Error::InvalidRequest(message.into()));
+        let deadline = options.deadline();
+        self.check_parts(parts)?;
+        self.wait_for_room(deadline)?;
+        self.submit_now(owned(parts), options.priority, deadline)
+    }
+
+    /// As [`Client::submit`], but where many requests wait to be sent, it waits for them at most that long,
+    /// and not after a signal; then there is none. For callers who have to look after signals.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    pub fn submit_within(
+        &self,
+        parts: &[(&Video, Wanted)],
+        options: RequestOptions,
+        patience: Duration,
+    ) -> Result<Option<Pending>, Error> {
+        self.check_parts(parts)?;
+        if !self.has_room() {
+            self.await_room(patience);
+            if !self.has_room() {
+                return Ok(None);
+            }
         }
-        let expected = Expected::Frames(parts.iter().map(|(video, _)| video.dtype()).collect());
-        let bulk = Bulk::new(parts.iter().map(|(_, wanted)| wanted));
-        let make = |connection: &Arc<Connection>| {
-            bulk.check_quota(connection.ledger().quota_bytes())?;
-            let part = |((video, _), wanted): (&(&Video, Wanted), Wanted)| {
-                Ok(Part { source: video.source_on(connection)?, wanted, dtype: video.dtype() })
-            };
-            let (wanted, fds) = bulk.place()?;
-            let parts = parts.iter().zip(wanted).map(part).collect::<Result<_, Error>>()?;
-            let timeout_millis = options.timeout_millis();
-            Ok((Request::GetFrames(GetFrames { parts, priority: options.priority, timeout_millis }), fds))
-        };
-        self.call(make, &expected).map(Pending::new)
+        self.submit_now(owned(parts), options.priority, options.deadline()).map(Some)
     }
 
     /// Asks the daemon how it does.
@@ -192,12 +261,13 @@ impl Client {
     /// # Errors
     /// [`Error::DaemonUnavailable`].
     pub fn status(&self) -> Result<Status, Error> {
-        status_of(self.submit_status()?.wait()?)
+        status_of(self.start_status()?.wait()?)
     }
 
-    /// What this process holds, and what was copied out. Asks nobody.
+    /// What this process holds, and what was copied out. Asks nobody. Numbers count from the last time that
+    /// the process connected; results of an earlier connection stay readable, but count no more.
     pub fn statistics(&self) -> ClientStatistics {
-        match self.lock().as_ref() {
+        match &self.current().connection {
             Some(connection) => connection.ledger().statistics(),
             None => ClientStatistics::default(),
         }
@@ -208,115 +278,190 @@ impl Client {
     /// # Errors
     /// [`Error::DaemonUnavailable`].
     pub fn daemon_versions(&self) -> Result<(String, String), Error> {
-        let connection = self.connection()?;
-        let welcome = connection.welcome();
+        let answered = self.start_status()?.wait_answered()?;
+        let welcome = answered.connection.welcome();
         Ok((welcome.daemon.clone(), welcome.ffmpeg.clone()))
     }
 }
 
+fn owned(parts: &[(&Video, Wanted)]) -> Vec<(Video, Wanted)> {
+    parts.iter().map(|(video, wanted)| ((*video).clone(), wanted.clone())).collect()
+}
+
 /// Requests.
 impl Client {
-    /// Sends a request on a connection that is open, made anew where necessary.
-    fn call(
-        &self,
-        make: impl Fn(&Arc<Connection>) -> Result<(Request, Vec<OutgoingFd>), Error>,
-        expected: &Expected,
-    ) -> Result<Call, Error> {
-        for _ in 0..SUBMIT_ATTEMPTS {
-            let connection = self.connection()?;
-            let (request, fds) = match make(&connection) {
-                Ok(request) => request,
-                // Opening a file again found the connection closed.
-                Err(Error::DaemonUnavailable { .. }) if connection.is_closed() => continue,
-                Err(error) => return Err(error),
-            };
-            connection.wait_for_room();
-            match connection.submit(&request, fds, expected.clone()) {
-                Ok(key) => return Ok(Call::new(connection, key)),
-                Err(SubmitError::Closed) => {}
-                Err(SubmitError::Failed(error)) => return Err(error),
-            }
+    fn check_parts(&self, parts: &[(&Video, Wanted)]) -> Result<(), Error> {
+        if parts.iter().any(|(video, _)| !Arc::ptr_eq(&video.client().shared, &self.shared)) {
+            let message = "a video of another client cannot be part of this request";
+            return Err(Error::InvalidRequest(message.into()));
         }
-        Err(Error::unavailable("the daemon closes each connection as soon as it is used"))
+        Ok(())
     }
 
-    pub(crate) fn submit_status(&self) -> Result<Call, Error> {
-        self.call(|_| Ok((Request::Status, Vec::new())), &Expected::Status)
+    /// Never waits.
+    pub(crate) fn submit_now(
+        &self,
+        parts: Vec<(Video, Wanted)>,
+        priority: i8,
+        deadline: Option<Instant>,
+    ) -> Result<Pending, Error> {
+        Call::start(self.clone(), Ask::Frames { parts, priority }, deadline).map(Pending::new)
     }
 
-    /// Opens a source on the current connection.
+    pub(crate) fn start_status(&self) -> Result<Call, Error> {
+        Call::start(self.clone(), Ask::Status, None)
+    }
+
+    /// Opens a source, and says on which connection.
     pub(crate) fn open_source(
         &self,
-        file: &SourceFile,
-        options: &OpenOptions,
+        file: SourceFile,
+        options: OpenOptions,
     ) -> Result<(Arc<Connection>, SourceOpened), Error> {
-        let mut attempt = 1;
-        loop {
-            let connection = self.connection()?;
-            match self.open_source_on(&connection, file, options) {
-                Ok(opened) => return Ok((connection, opened)),
-                Err(Error::DaemonUnavailable { .. })
-                    if connection.is_closed() && attempt < SUBMIT_ATTEMPTS =>
-                {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
+        let answered = Call::start(self.clone(), Ask::Open { file, options }, None)?.wait_answered()?;
+        match answered.answer {
+            Answer::SourceOpened(opened) => Ok((answered.connection, *opened)),
+            Answer::Frames(_) | Answer::Status(_) => Err(Error::Protocol("an answer of another kind".into())),
         }
     }
 
-    pub(crate) fn open_source_on(
-        &self,
-        connection: &Arc<Connection>,
-        file: &SourceFile,
-        options: &OpenOptions,
-    ) -> Result<SourceOpened, Error> {
-        let request = Request::OpenSource(OpenSource {
-            label: file.label.clone(),
-            stream: options.stream.map(StreamIndex),
-            seek_mode: options.seek_mode,
-            is_memory: file.is_memory,
-            thread_count: options.thread_count,
-        });
-        let fds = vec![Arc::clone(&file.fd)];
-        let key = match connection.submit(&request, fds, Expected::SourceOpened) {
-            Ok(key) => key,
-            Err(SubmitError::Closed) => {
-                return Err(Error::unavailable("the connection to the daemon is lost"));
-            }
-            Err(SubmitError::Failed(error)) => return Err(error),
-        };
-        match Call::new(Arc::clone(connection), key).wait()? {
-            Answer::SourceOpened(opened) => Ok(*opened),
-            Answer::Frames(_) | Answer::Status(_) => Err(Error::Protocol("an answer of another kind".into())),
+    /// True unless so much waits to be sent that further requests should not be made.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.dispatcher().is_full()
+            && self.open_connection().is_none_or(|connection| !connection.is_congested())
+    }
+
+    fn await_room(&self, patience: Duration) {
+        match self.open_connection() {
+            Some(connection) if connection.is_congested() => connection.await_room(patience),
+            Some(_) | None => self.dispatcher().await_room(patience),
         }
+    }
+
+    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), Error> {
+        while !self.has_room() {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                let message = "the deadline of the request passed while earlier ones waited to be sent";
+                return Err(Error::Deadline(message.into()));
+            }
+            self.await_room(left.map_or(SLICE, |left| left.min(SLICE)));
+        }
+        Ok(())
+    }
+
+    fn dispatcher(&self) -> &Dispatcher {
+        &self.shared.state.get().dispatcher
+    }
+
+    /// Has an errand sent by another thread.
+    pub(crate) fn dispatch(&self, errand: &Arc<Errand>) {
+        self.dispatcher().dispatch(self, errand);
+    }
+
+    /// The work of such a thread.
+    pub(crate) fn run_dispatcher(&self) {
+        self.dispatcher().run();
     }
 }
 
 /// The connection.
 impl Client {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
-        self.shared.connection.get().lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.shared.state.get().current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The open connection of this process, or a new one.
-    pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
-        // Held while connecting, against the usual rule: whoever else asks waits for the same daemon.
-        let mut current = self.lock();
-        if let Some(connection) = current.as_ref()
-            && !connection.is_closed()
-        {
-            return Ok(Arc::clone(connection));
-        }
-        let connection = Arc::new(Connection::new(locate::connect(&self.shared.builder)?));
-        *current = Some(Arc::clone(&connection));
-        Ok(connection)
+    fn window(&self) -> Duration {
+        self.shared.builder.reconnect_for.unwrap_or(RECONNECT_FOR)
     }
 
-    /// The open connection of this process, if no waiting is necessary to have it.
+    /// The open connection of this process. Never waits.
     pub(crate) fn open_connection(&self) -> Option<Arc<Connection>> {
-        let current = self.shared.connection.get().try_lock().ok()?;
-        current.as_ref().filter(|connection| !connection.is_closed()).cloned()
+        let lost = {
+            let mut current = self.current();
+            match &current.connection {
+                Some(connection) if connection.is_usable() => return Some(Arc::clone(connection)),
+                Some(_) => current.lose("the daemon closed the connection", self.window()),
+                None => None,
+            }
+        };
+        drop(lost);
+        None
+    }
+
+    /// A connection is of no use any more.
+    pub(crate) fn note_loss(&self, connection: &Connection, reason: &str) {
+        let lost = {
+            let mut current = self.current();
+            match &current.connection {
+                Some(known) if known.serial() == connection.serial() => current.lose(reason, self.window()),
+                Some(_) | None => None,
+            }
+        };
+        drop(lost);
+    }
+
+    /// The open connection, or a new one to where the daemon was before. Tries for as long as the outage may
+    /// last and the errand is wanted.
+    pub(crate) fn reconnect(&self, errand: &Errand) -> Result<Arc<Connection>, Error> {
+        let state = self.shared.state.get();
+        let _dialling = state.dialling.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(connection) = self.open_connection() {
+                return Ok(connection);
+            }
+            let (pause, end) = self.next_look();
+            let now = Instant::now();
+            let left = end.map(|end| end.saturating_duration_since(now));
+            errand.pause(left.map_or(pause, |left| left.min(pause)));
+            if !errand.is_queued() {
+                return Err(Error::Cancelled("nobody waits for the request any more".into()));
+            }
+            let now = Instant::now();
+            let is_last = end.is_some_and(|end| now >= end);
+            // Without an end the handshake has its own limit.
+            let patience = end.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
+            let home = Home::from_number(self.shared.home.load(Ordering::Acquire));
+            let looked = locate::redial(&self.shared.builder, home, patience.max(LAST_LOOK));
+            let is_denied = matches!(looked, Err(Redialled::Denied(_)));
+            let is_denied_for_good = self.note_denied(is_denied);
+            match looked {
+                Ok(link) => {
+                    let connection = Arc::new(Connection::new(link));
+                    self.current().connection = Some(Arc::clone(&connection));
+                    return Ok(connection);
+                }
+                Err(Redialled::Failed(error)) => return Err(error),
+                Err(Redialled::Denied(error)) if is_denied_for_good || is_last => return Err(error),
+                Err(Redialled::Absent(what)) if is_last => return Err(self.unavailable(&what)),
+                Err(Redialled::Denied(_) | Redialled::Absent(_)) => {}
+            }
+        }
+    }
+
+    /// Counts a look for the daemon: how long to wait before it, and when looking ends.
+    fn next_look(&self) -> (Duration, Option<Instant>) {
+        let mut current = self.current();
+        // Without a loss this is a forked child, whose parent was connected.
+        let outage = current.outage.get_or_insert_with(|| {
+            Outage::new(Instant::now(), "this process was forked and has to connect anew".into())
+        });
+        (outage.next_pause(), outage.end(self.window()))
+    }
+
+    fn note_denied(&self, is_denied: bool) -> bool {
+        let mut current = self.current();
+        current.outage.as_mut().is_some_and(|outage| outage.note_denied(Instant::now(), is_denied))
+    }
+
+    fn unavailable(&self, what: &str) -> Error {
+        let current = self.current();
+        let (reason, look_count) =
+            current.outage.as_ref().map_or(("", 0), |outage| (outage.reason(), outage.look_count()));
+        Error::unavailable(format!(
+            "the reeld daemon is gone ({reason}) and was not back within {} s: {what}, looked {look_count}              times. Start it again",
+            self.window().as_secs_f64()
+        ))
     }
 }
 

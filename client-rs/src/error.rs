@@ -40,7 +40,8 @@ pub enum Error {
     /// The decoder crashed on this file, twice.
     #[error("{0}")]
     DecoderCrashed(String),
-    /// No daemon answers, or it went away while it worked on the request. The next call connects anew.
+    /// No daemon answers: there was none to begin with, or the one that was there went away and did not come
+    /// back within [`crate::ClientBuilder::reconnect_for`]. A later call looks for it again.
     #[error("{reason}")]
     DaemonUnavailable {
         /// What was tried, and what to do.

@@ -60,6 +60,11 @@ impl Inbound {
         let Some(frame) = self.reader.next_frame().map_err(|error| broken(&error))? else {
             return Ok(None);
         };
+        if frame.are_fds_lost() {
+            let reason = "this process may not open more files: the daemon's memory file was lost on its way; raise \
+                          the limit of open files (`ulimit -n`)";
+            return Err(Closed::Lost(reason.into()));
+        }
         let Frame { header, body, fds } = frame;
         if header.request_id == 0 {
             // A notice of a later minor version is passed over.

@@ -22,19 +22,28 @@
 //! - [`Pending`] is a request on its way: wait for it or `.await` it. [`AsyncClient`] and [`AsyncVideo`]
 //!   are for futures throughout, with any runtime.
 //!
-//! The house: `client.rs` finds and keeps a connection (`locate.rs`, `autostart.rs`, `handshake.rs`);
-//! `link.rs` is the connection that all threads share (`outbound.rs`, `inbound.rs`, `calls.rs`); `lease.rs`,
+//! A daemon that goes away is waited for: calls connect again and repeat themselves, and frames that are held
+//! stay readable meanwhile. See [`ClientBuilder::reconnect_for`].
+//!
+//! The house: `client.rs` finds and keeps a connection (`locate.rs`, `autostart.rs`, `handshake.rs`,
+//! `outage.rs`); `errand.rs` is one request until its end, over all connections that takes (`ask.rs`,
+//! `dispatcher.rs`, `alarm.rs`); `link/` is the connection that all threads share (`outbound.rs`, `inbound.rs`,
+//! `calls.rs`); `lease.rs`,
 //! `memory.rs`, `layout.rs` and `frames.rs` are what a request brings; `ledger.rs` counts it against the
 //! quota; `fork/` is what happens when the process forks.
 //!
 //! What does not live here: decoding, or any decision about media. That is the daemon's.
 
+mod alarm;
+mod ask;
 mod autostart;
 mod bulk;
 mod call;
 mod calls;
 mod client;
 mod connection;
+mod dispatcher;
+mod errand;
 mod error;
 mod fork;
 mod frames;
@@ -50,6 +59,7 @@ mod memory;
 mod nonblocking;
 mod offload;
 mod options;
+mod outage;
 mod outbound;
 #[cfg(test)]
 mod peer;

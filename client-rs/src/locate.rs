@@ -6,15 +6,19 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::autostart::{self, Private};
 use crate::client::ClientBuilder;
 use crate::error::Error;
-use crate::handshake::{Dialled, dial};
+use crate::handshake::{ANSWER_TIMEOUT, Dialled, dial};
 use crate::link::Link;
 
 /// Where the system's daemon listens.
 const SYSTEM_SOCKET: &str = "/run/reeld/reeld.sock";
+
+/// The name of the socket of a daemon that a user started, in the user's runtime folder.
+const USER_SOCKET: &str = "reeld.sock";
 
 /// The group whose members may use the system's daemon.
 const GROUP: &str = "reeld";
@@ -22,29 +26,109 @@ const GROUP: &str = "reeld";
 /// How often all places are tried: a private daemon may end between its start and our connecting.
 const ROUNDS: u32 = 3;
 
-/// Finds a daemon and connects to it.
-pub(crate) fn connect(builder: &ClientBuilder) -> Result<Arc<Link>, Error> {
-    let name = builder.name.clone().unwrap_or_else(program_name);
-    let named = builder.socket.clone().or_else(|| path_variable("REELD_SOCKET"));
-    let is_autostarted = builder.autostart.unwrap_or_else(|| {
-        named.is_none() && env::var_os("REELD_NO_AUTOSTART").is_none_or(|value| value.is_empty())
+/// Where a client found its daemon, and where it looks when that daemon went away. Looking elsewhere would
+/// put another daemon in its place without a word: one with other limits, of which nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// At the socket that was named.
+    Named = 1,
+    /// The system's.
+    System,
+    /// One that the user started.
+    User,
+    /// One that this library started for the user.
+    Private,
+}
+
+impl Home {
+    /// The home of that number. There is none before the first connection, which has not asked yet.
+    pub(crate) fn from_number(number: u8) -> Home {
+        [Home::System, Home::User, Home::Private]
+            .into_iter()
+            .find(|home| *home as u8 == number)
+            .unwrap_or(Home::Named)
+    }
+}
+
+/// Why a daemon that was there could not be reached again.
+#[derive(Debug)]
+pub(crate) enum Redialled {
+    /// Nobody answers. The text says where.
+    Absent(String),
+    /// Somebody may be there, but this process may not connect.
+    Denied(Error),
+    /// Somebody is there who refuses, or who does not speak as a daemon does: asking again is no use.
+    Failed(Error),
+}
+
+/// Reads what the environment says of the daemon's place.
+pub(crate) fn settle(mut builder: ClientBuilder) -> ClientBuilder {
+    builder.name.get_or_insert_with(program_name);
+    builder.socket = builder.socket.or_else(|| path_variable("REELD_SOCKET"));
+    builder.autostart.get_or_insert_with(|| {
+        builder.socket.is_none() && env::var_os("REELD_NO_AUTOSTART").is_none_or(|value| value.is_empty())
     });
+    builder
+}
+
+/// Finds the daemon again that was at `home`, and connects to it. Takes about that long at most.
+pub(crate) fn redial(
+    builder: &ClientBuilder,
+    home: Home,
+    patience: Duration,
+) -> Result<Arc<Link>, Redialled> {
+    let name = builder.name.as_deref().unwrap_or_default();
+    let private = || Private::new(builder.socket.as_deref()).map_err(Redialled::Failed);
+    let place = match home {
+        Home::Named => builder.socket.clone().unwrap_or_default(),
+        Home::System => PathBuf::from(SYSTEM_SOCKET),
+        Home::User => autostart::folder_path().join(USER_SOCKET),
+        Home::Private => private()?.socket().to_owned(),
+    };
+    let what = match dial(&place, name, patience).map_err(Redialled::Failed)? {
+        Dialled::Connected(link) => return Ok(link),
+        Dialled::NotPermitted => return Err(Redialled::Denied(not_permitted(&place))),
+        Dialled::NobodyThere(what) | Dialled::Silent(what) => what,
+    };
+    let is_ours_to_start = match home {
+        Home::Private => true,
+        Home::Named => builder.autostart == Some(true),
+        Home::System | Home::User => false,
+    };
+    if is_ours_to_start {
+        return match autostart::start(&private()?, builder, name) {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) => Err(Redialled::Absent(format!("{} (it ended again)", place.display()))),
+            // The one before may still be on its way out, and hold the socket's lock until then.
+            Err(error) => Err(Redialled::Absent(error.to_string())),
+        };
+    }
+    Err(Redialled::Absent(format!("{} ({what})", place.display())))
+}
+
+/// Finds a daemon and connects to it.
+pub(crate) fn connect(builder: &ClientBuilder) -> Result<(Arc<Link>, Home), Error> {
+    let name = builder.name.as_deref().unwrap_or_default();
+    let named = builder.socket.as_deref();
     let mut tried = Vec::new();
     for _ in 0..ROUNDS {
         tried.clear();
-        for place in places(named.as_deref()) {
-            match dial(&place, &name)? {
-                Dialled::Connected(link) => return Ok(link),
+        for (place, home) in places(named) {
+            match dial(&place, name, ANSWER_TIMEOUT)? {
+                Dialled::Connected(link) => return Ok((link, home)),
+                Dialled::Silent(what) => {
+                    let place = place.display();
+                    return Err(Error::unavailable(format!("the daemon at {place} does not answer: {what}")));
+                }
                 Dialled::NobodyThere(what) => tried.push(format!("{} ({what})", place.display())),
                 Dialled::NotPermitted => return Err(not_permitted(&place)),
             }
         }
-        if !is_autostarted {
+        if builder.autostart != Some(true) {
             break;
         }
-        let private = Private::new(named.as_deref())?;
-        if let Some(link) = autostart::start(&private, builder, &name)? {
-            return Ok(link);
+        if let Some(link) = autostart::start(&Private::new(named)?, builder, name)? {
+            return Ok((link, if named.is_some() { Home::Named } else { Home::Private }));
         }
     }
     Err(Error::unavailable(format!(
@@ -53,15 +137,15 @@ pub(crate) fn connect(builder: &ClientBuilder) -> Result<Arc<Link>, Error> {
     )))
 }
 
-fn places(named: Option<&Path>) -> Vec<PathBuf> {
+fn places(named: Option<&Path>) -> Vec<(PathBuf, Home)> {
     if let Some(named) = named {
-        return vec![named.to_owned()];
+        return vec![(named.to_owned(), Home::Named)];
     }
-    let mut places = vec![PathBuf::from(SYSTEM_SOCKET)];
+    let mut places = vec![(PathBuf::from(SYSTEM_SOCKET), Home::System)];
     if let Some(folder) = autostart::user_folder() {
-        places.push(folder.join("reeld.sock"));
+        places.push((folder.join(USER_SOCKET), Home::User));
         // Somebody else of this user may have started it.
-        places.push(folder.join(autostart::socket_name()));
+        places.push((folder.join(autostart::socket_name()), Home::Private));
     }
     places
 }
@@ -101,7 +185,14 @@ mod tests {
 
     #[test]
     fn named_socket_is_the_only_place() {
-        assert_eq!(places(Some(Path::new("/a.sock"))), [PathBuf::from("/a.sock")]);
-        assert_eq!(places(None)[0], Path::new(SYSTEM_SOCKET));
+        assert_eq!(places(Some(Path::new("/a.sock"))), [(PathBuf::from("/a.sock"), Home::Named)]);
+        assert_eq!(places(None)[0], (PathBuf::from(SYSTEM_SOCKET), Home::System));
+    }
+
+    #[test]
+    fn homes_come_back_from_their_numbers() {
+        for home in [Home::Named, Home::System, Home::User, Home::Private] {
+            assert_eq!(Home::from_number(home as u8), home);
+        }
     }
 }

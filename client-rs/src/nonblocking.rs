@@ -89,13 +89,7 @@ impl AsyncClient {
     /// # Errors
     /// As there.
     pub async fn status(&self) -> Result<Status, Error> {
-        let call = match self.client.open_connection() {
-            Some(_) => self.client.submit_status()?,
-            None => {
-                let client = self.client.clone();
-                offload(move || client.submit_status()).await?
-            }
-        };
+        let call = self.client.start_status()?;
         status_of(std::future::poll_fn(|context| call.poll(context)).await?)
     }
 }
@@ -172,22 +166,22 @@ impl AsyncVideo {
     }
 }
 
-/// Sends from this thread where that cannot take time, and else from another one.
+/// Sends from this thread, except where that means waiting until other requests have gone out.
 async fn submit(
     client: &Client,
     parts: Vec<(Video, Wanted)>,
     options: RequestOptions,
 ) -> Result<Frames, Error> {
-    let is_instant = client.open_connection().is_some_and(|connection| {
-        !connection.is_congested() && parts.iter().all(|(video, _)| video.is_open_on(&connection))
-    });
+    if client.has_room() {
+        return client.submit_now(parts, options.priority, options.deadline())?.await;
+    }
     let client = client.clone();
+    let deadline = options.deadline();
     let send = move || {
-        let parts: Vec<_> = parts.iter().map(|(video, wanted)| (video, wanted.clone())).collect();
-        client.submit(&parts, options)
+        client.wait_for_room(deadline)?;
+        client.submit_now(parts, options.priority, deadline)
     };
-    let pending = if is_instant { send()? } else { offload(send).await? };
-    pending.await
+    offload(send).await?.await
 }
 
 #[cfg(test)]

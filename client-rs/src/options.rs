@@ -4,7 +4,7 @@
 //! What is chosen where nothing is said is written here; what a choice means is the daemon's.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reeld_protocol::message::{Dtype, SeekMode, Wanted};
 
@@ -64,7 +64,8 @@ pub struct RequestOptions {
     /// Higher goes first among the requests of one user; 0 is usual.
     pub priority: i8,
     /// How long the answer is of use; after that the request fails with [`crate::Error::Deadline`].
-    /// None, the default, waits as long as it takes. Counted in whole milliseconds.
+    /// None, the default, waits as long as it takes. It counts from the call on, also while the daemon is
+    /// away and looked for.
     pub timeout: Option<Duration>,
 }
 
@@ -86,9 +87,9 @@ impl RequestOptions {
         self
     }
 
-    /// The timeout as it travels: whole milliseconds, rounded up so that a short one is not none.
-    pub(crate) fn timeout_millis(&self) -> Option<u64> {
-        self.timeout.map(|timeout| u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    /// When the answer is of no use any more. A time beyond what the clock can tell is none.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.timeout?)
     }
 }
 
@@ -126,11 +127,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeout_below_a_millisecond_is_one_millisecond() {
-        let options = RequestOptions::new().timeout(Duration::from_micros(1));
-        assert_eq!(options.timeout_millis(), Some(1));
-        assert_eq!(RequestOptions::new().timeout_millis(), None);
-        let endless = RequestOptions::new().timeout(Duration::MAX);
-        assert_eq!(endless.timeout_millis(), Some(u64::MAX));
+    fn timeout_beyond_the_clock_is_no_deadline() {
+        assert_eq!(RequestOptions::new().deadline(), None);
+        assert_eq!(RequestOptions::new().timeout(Duration::MAX).deadline(), None);
+        assert!(RequestOptions::new().timeout(Duration::ZERO).deadline().unwrap() <= Instant::now());
     }
 }

@@ -160,7 +160,7 @@ pub(crate) fn frames_reply(lease: u64) -> FramesReply {
 pub(crate) fn ask(link: &Arc<Link>) -> CallKey {
     let part = Part { source: SourceId(1), wanted: Wanted::PlayedAt(0.0), dtype: Dtype::Uint8 };
     let request = Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
-    match link.submit(&request, Vec::new(), Expected::Frames(vec![Dtype::Uint8])) {
+    match link.submit(&request, Vec::new(), Expected::Frames(vec![Dtype::Uint8]), None) {
         Ok(key) => key,
         Err(SubmitError::Closed) => panic!("the link is closed"),
         Err(SubmitError::Failed(error)) => panic!("{error}"),

@@ -16,6 +16,8 @@ use crate::frames::Frames;
 ///
 /// Wait for it with [`Pending::wait`], or `.await` it: it is a `Future` that needs no particular runtime.
 /// Dropping it cancels the request and gives back what it brings.
+///
+/// Where the daemon goes away meanwhile, the request is made again by itself as soon as there is one.
 #[must_use = "dropping it cancels the request"]
 pub struct Pending {
     call: Call,
@@ -29,7 +31,8 @@ impl Pending {
     /// Waits for the frames.
     ///
     /// # Errors
-    /// What the daemon says of the request; [`Error::DaemonUnavailable`] if it goes away meanwhile.
+    /// What the daemon says of the request; [`Error::DaemonUnavailable`] if it goes away meanwhile and is not
+    /// back in time; [`Error::Deadline`].
     pub fn wait(self) -> Result<Frames, Error> {
         frames_of(self.call.wait())
     }

@@ -90,6 +90,16 @@ pub(crate) struct SourceFile {
     pub(crate) fd: OutgoingFd,
     pub(crate) label: String,
     pub(crate) is_memory: bool,
+    first_seen: Option<Version>,
+}
+
+/// What tells a file from a later version of itself, as the daemon sees it: the descriptor is kept, so that
+/// it is the same file, and a new name or mode of it changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    size_bytes: i64,
+    modified_seconds: i64,
+    modified_nanos: i64,
 }
 
 impl SourceFile {
@@ -104,7 +114,24 @@ impl SourceFile {
                 (memfd.into_fd(), label, true)
             }
         };
-        Ok(SourceFile { fd: Arc::new(fd), label: shorten(label), is_memory })
+        // Sealed memory cannot change. A file that cannot be examined is left to the daemon to refuse.
+        let first_seen = if is_memory { None } else { version(fd.as_fd()).ok() };
+        Ok(SourceFile { fd: Arc::new(fd), label: shorten(label), is_memory, first_seen })
+    }
+
+    /// Whether another daemon would find what the first one found. Metadata may be equal where the content
+    /// is not, so comparing those alone is not enough. May take long on a file system that does.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
+        let Some(first_seen) = self.first_seen else { return Ok(()) };
+        match version(self.fd.as_fd()) {
+            Ok(now) if now == first_seen => Ok(()),
+            Ok(_) => Err(self.changed()),
+            Err(error) => Err(Error::io(&self.label, error)),
+        }
+    }
+
+    pub(crate) fn changed(&self) -> Error {
+        Error::SourceChanged(format!("{} was changed after it was opened; open it again", self.label))
     }
 }
 
@@ -115,6 +142,15 @@ fn open_path(path: &Path) -> Result<OwnedFd, Error> {
     check_regular(fd.as_fd()).map_err(|error| Error::io(path, error))?;
     rustix::fs::fcntl_setfl(&fd, OFlags::empty()).map_err(|errno| Error::io(path, errno))?;
     Ok(fd)
+}
+
+fn version(fd: impl AsFd) -> io::Result<Version> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(Version {
+        size_bytes: stat.st_size,
+        modified_seconds: stat.st_mtime,
+        modified_nanos: stat.st_mtime_nsec as i64,
+    })
 }
 
 fn check_regular(fd: impl AsFd) -> io::Result<()> {

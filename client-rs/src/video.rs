@@ -5,13 +5,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reeld_protocol::SourceId;
-use reeld_protocol::message::{Dtype, Wanted};
+use reeld_protocol::message::{Dtype, SourceOpened, Wanted};
 
+use crate::ask;
+use crate::calls::{Answer, Expected};
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::fork::PerProcess;
 use crate::frames::Frames;
+use crate::link::{SLICE, SubmitError};
 use crate::options::{FrameRange, OpenOptions, RequestOptions};
 use crate::pending::Pending;
 use crate::source::{MediaSource, SourceFile};
@@ -50,6 +53,7 @@ struct Shared {
     file: SourceFile,
     options: OpenOptions,
     metadata: VideoMetadata,
+    quota_bytes: u64,
     opened: PerProcess<Mutex<Option<Opened>>>,
 }
 
@@ -85,12 +89,13 @@ impl Video {
 
     pub(crate) fn new(client: Client, source: MediaSource, options: OpenOptions) -> Result<Video, Error> {
         let file = SourceFile::open(source)?;
-        let (connection, opened) = client.open_source(&file, &options)?;
+        let (connection, opened) = client.open_source(file.clone(), options)?;
         let source = opened.source;
         let metadata = VideoMetadata::new(opened)?;
+        let quota_bytes = connection.ledger().quota_bytes();
         let opened = PerProcess::<Mutex<Option<Opened>>>::new();
         *lock(&opened) = Some(Opened { connection, source });
-        Ok(Video { shared: Arc::new(Shared { client, file, options, metadata, opened }) })
+        Ok(Video { shared: Arc::new(Shared { client, file, options, metadata, quota_bytes, opened }) })
     }
 
     /// What is known of the file and the stream.
@@ -101,6 +106,12 @@ impl Video {
     /// The client that it was opened with.
     pub fn client(&self) -> &Client {
         &self.shared.client
+    }
+
+    /// The most bytes that results of this process may have together, as the daemon said when the video was
+    /// opened.
+    pub fn quota_bytes(&self) -> u64 {
+        self.shared.quota_bytes
     }
 
     /// How it was opened.
@@ -179,8 +190,7 @@ impl Video {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DaemonUnavailable`] if the request cannot be sent. What is wrong with the request itself
-    /// is found out by waiting.
+    /// As [`Client::submit`].
     pub fn submit(&self, wanted: Wanted, options: RequestOptions) -> Result<Pending, Error> {
         self.shared.client.submit(&[(self, wanted)], options)
     }
@@ -193,8 +203,20 @@ impl Video {
         self.shared.options.dtype
     }
 
-    /// The source's name on a connection: known already, or after opening the file there.
-    pub(crate) fn source_on(&self, connection: &Arc<Connection>) -> Result<SourceId, Error> {
+    /// The source's name on a connection, if no waiting is necessary to know it.
+    pub(crate) fn source_at_once(&self, connection: &Connection) -> Option<SourceId> {
+        let opened = self.shared.opened.get().try_lock().ok()?;
+        let known = opened.as_ref()?;
+        (known.connection.serial() == connection.serial()).then_some(known.source)
+    }
+
+    /// The source's name on a connection: known already, or after opening the file there. `is_wanted` is
+    /// asked now and then while that lasts.
+    pub(crate) fn source_on(
+        &self,
+        connection: &Arc<Connection>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<SourceId, Error> {
         // Held while waiting for the daemon, against the usual rule: whoever else asks needs the same answer.
         let mut opened = lock(&self.shared.opened);
         if let Some(known) = opened.as_ref()
@@ -202,22 +224,43 @@ impl Video {
         {
             return Ok(known.source);
         }
-        let answer =
-            self.shared.client.open_source_on(connection, &self.shared.file, &self.shared.options)?;
+        let file = &self.shared.file;
+        file.check_unchanged()?;
+        let answer = reopen(connection, file, &self.shared.options, is_wanted)?;
         let source = answer.source;
         let reopened = Opened { connection: Arc::clone(connection), source };
         if VideoMetadata::new(answer)? != self.shared.metadata {
-            let message = format!("{} was changed after it was opened; open it again", self.label());
-            return Err(Error::SourceChanged(message));
+            return Err(file.changed());
         }
         *opened = Some(reopened);
         Ok(source)
     }
+}
 
-    /// The source's name on a connection, if no waiting is necessary to know it.
-    pub(crate) fn is_open_on(&self, connection: &Connection) -> bool {
-        let Ok(opened) = self.shared.opened.get().try_lock() else { return false };
-        opened.as_ref().is_some_and(|known| known.connection.serial() == connection.serial())
+/// Opens a file on one connection and no other. Waits as long as that is wanted.
+fn reopen(
+    connection: &Arc<Connection>,
+    file: &SourceFile,
+    options: &OpenOptions,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<SourceOpened, Error> {
+    let (request, fds) = ask::open_source(file, options);
+    let key = match connection.submit(&request, fds, Expected::SourceOpened, None) {
+        Ok(key) => key,
+        Err(SubmitError::Closed) => return Err(Error::unavailable("the daemon closed the connection")),
+        Err(SubmitError::Failed(error)) => return Err(error),
+    };
+    let outcome = loop {
+        match connection.wait(key, Some(SLICE)) {
+            Some(outcome) => break outcome,
+            None if is_wanted() => {}
+            None => break Err(Error::Cancelled("nobody waits for the video any more".into())),
+        }
+    };
+    connection.abandon(key);
+    match outcome? {
+        Answer::SourceOpened(opened) => Ok(*opened),
+        Answer::Frames(_) | Answer::Status(_) => Err(Error::Protocol("an answer of another kind".into())),
     }
 }
 

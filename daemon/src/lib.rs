@@ -9,13 +9,16 @@ mod config;
 mod engine;
 mod ffi;
 mod link;
+mod logging;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use config::{Command, CommandLine, ConfigError, EngineOptions, Printout, ServeOptions};
 
@@ -26,25 +29,26 @@ const CONFIG_FAULT: u8 = 2;
 pub fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Serve(options) => match options.printout() {
-            None => serve(&options),
+            None => serve(options),
             Some(printout) => print(&options, printout),
         },
-        Command::Engine(options) => {
-            // The broker says what it logs itself.
-            start_log(EnvFilter::try_from_env("REELD_LOG").unwrap_or_else(|_| EnvFilter::new("info")));
-            finish(decode(&options))
-        }
+        Command::Engine(options) => decode(&options),
     }
 }
 
-fn serve(options: &ServeOptions) -> ExitCode {
-    match config::load(options) {
-        Ok(settings) => {
-            start_log(EnvFilter::new(&settings.log));
-            finish(broker::serve(settings, ffi::library_versions()))
-        }
-        Err(error) => refuse(&error),
-    }
+fn serve(options: ServeOptions) -> ExitCode {
+    let settings = match config::load(&options) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
+    };
+    let written_out = match logging::start(&settings.log) {
+        Ok(written_out) => written_out,
+        Err(reason) => return fail_without_log(&reason),
+    };
+    let reload = Box::new(move || config::load(&options).map_err(|error| error.to_string()));
+    let code = exit_code(broker::serve(settings, reload, ffi::library_versions()));
+    drop(written_out);
+    code
 }
 
 fn print(options: &ServeOptions, printout: Printout) -> ExitCode {
@@ -68,13 +72,12 @@ fn refuse(error: &ConfigError) -> ExitCode {
     ExitCode::from(CONFIG_FAULT)
 }
 
-fn start_log(filter: EnvFilter) {
-    // A log file is read with other tools than a terminal.
-    let is_colored = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_colored).with_writer(io::stderr).init();
+fn fail_without_log(reason: &str) -> ExitCode {
+    eprintln!("reeld: {reason}");
+    ExitCode::FAILURE
 }
 
-fn finish(result: io::Result<()>) -> ExitCode {
+fn exit_code(result: io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -84,11 +87,30 @@ fn finish(result: io::Result<()>) -> ExitCode {
     }
 }
 
-/// The broker gives an engine their socket as its standard input.
-fn decode(options: &EngineOptions) -> io::Result<()> {
+/// What a terminal or systemd says to all processes of the daemon is the broker's to obey: engines finish what
+/// is under way and end with it. They are heard and nobody looks.
+fn leave_signals_to_broker() -> io::Result<()> {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+        signal_hook::flag::register(signal, Arc::clone(&heard))?;
+    }
+    Ok(())
+}
+
+/// The broker gives an engine their socket as its standard input, and its own log filter.
+fn decode(options: &EngineOptions) -> ExitCode {
+    match logging::start_in_engine(&logging::filter_of_environment()) {
+        Ok(()) => exit_code(decode_for_broker(options)),
+        Err(reason) => fail_without_log(&reason),
+    }
+}
+
+fn decode_for_broker(options: &EngineOptions) -> io::Result<()> {
+    leave_signals_to_broker()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,
+        memory_mib: options.memory_mib,
         session_count_max: usize::from(options.sessions),
         is_verbose: tracing::enabled!(tracing::Level::TRACE),
     };

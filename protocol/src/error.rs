@@ -36,6 +36,44 @@ pub enum ErrorCode {
     LimitReached,
 }
 
+impl ErrorCode {
+    /// All codes, in the order of their numbers.
+    pub const ALL: [ErrorCode; 13] = [
+        ErrorCode::InvalidRequest,
+        ErrorCode::IndexOutOfRange,
+        ErrorCode::TimeOutOfRange,
+        ErrorCode::Media,
+        ErrorCode::SourceChanged,
+        ErrorCode::Unsupported,
+        ErrorCode::NoSlots,
+        ErrorCode::Deadline,
+        ErrorCode::Cancelled,
+        ErrorCode::DecoderCrashed,
+        ErrorCode::ShuttingDown,
+        ErrorCode::Internal,
+        ErrorCode::LimitReached,
+    ];
+
+    /// Its name in logs and in status reports; never changes.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorCode::InvalidRequest => "invalid_request",
+            ErrorCode::IndexOutOfRange => "index_out_of_range",
+            ErrorCode::TimeOutOfRange => "time_out_of_range",
+            ErrorCode::Media => "media",
+            ErrorCode::SourceChanged => "source_changed",
+            ErrorCode::Unsupported => "unsupported",
+            ErrorCode::NoSlots => "no_slots",
+            ErrorCode::Deadline => "deadline",
+            ErrorCode::Cancelled => "cancelled",
+            ErrorCode::DecoderCrashed => "decoder_crashed",
+            ErrorCode::ShuttingDown => "shutting_down",
+            ErrorCode::Internal => "internal",
+            ErrorCode::LimitReached => "limit_reached",
+        }
+    }
+}
+
 /// An error reply.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 #[error("{message}")]

@@ -46,11 +46,6 @@ pub enum FrameError {
         /// How many came.
         received: usize,
     },
-    /// The kernel dropped file descriptors: there were too many, or this process has no room for them.
-    #[error(
-        "file descriptors were lost in transit (too many at once, or the limit of open files is reached)"
-    )]
-    FdsTruncated,
     /// Not the bytes of a handshake.
     #[error("the peer does not speak reeld's protocol")]
     NotReeld,
@@ -66,8 +61,16 @@ pub struct Frame {
     pub header: Header,
     /// The body, as long as the header says.
     pub body: Vec<u8>,
-    /// As many as the header says.
+    /// As many as the header says; none where [`Frame::are_fds_lost`].
     pub fds: Vec<OwnedFd>,
+}
+
+impl Frame {
+    /// True where the kernel dropped file descriptors of this message: there were too many, or this process
+    /// may not open more.
+    pub fn are_fds_lost(&self) -> bool {
+        self.fds.len() < usize::from(self.header.fd_count)
+    }
 }
 
 /// What one read from a socket brought.
@@ -83,7 +86,9 @@ pub enum Received {
 ///
 /// Every read goes through `recvmsg`: a plain read would drop file descriptors without a word. The kernel
 /// may join the bytes of several messages, but ends a read at a message that carries descriptors, so
-/// they are queued and handed to messages by the count in their headers.
+/// they are queued and handed to messages by the count in their headers. Of a read that lost some, none is
+/// kept: which ones are missing cannot be known, and a message with another's file would be worse than one
+/// without.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     buffer: Vec<u8>,
@@ -91,6 +96,8 @@ pub struct FrameReader {
     end: usize,
     fds: VecDeque<OwnedFd>,
     strays: Vec<OwnedFd>,
+    /// Where in the buffer reads begin and end that have lost descriptors.
+    lossy_reads: Vec<(usize, usize)>,
 }
 
 impl FrameReader {
@@ -107,14 +114,24 @@ impl FrameReader {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut self.buffer[self.end..])];
         let message = recvmsg(socket, &mut slices, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
+        let is_lossy = message.flags.contains(ReturnFlags::CTRUNC);
         let before = self.fds.len();
         for item in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = item {
-                self.fds.extend(fds);
+                if is_lossy { self.strays.extend(fds) } else { self.fds.extend(fds) }
             }
         }
-        if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() - before > FDS_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::FdsTruncated));
+        let count = self.fds.len() - before;
+        if count > FDS_MAX {
+            let count = u8::try_from(count).unwrap_or(u8::MAX);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::TooManyFds { count }));
+        }
+        if is_lossy {
+            let end = self.end + message.bytes;
+            match self.lossy_reads.last_mut() {
+                Some(last) if last.1 == self.end => last.1 = end,
+                Some(_) | None => self.lossy_reads.push((self.end, end)),
+            }
         }
         self.end += message.bytes;
         Ok(if message.bytes == 0 { Received::Closed } else { Received::Bytes })
@@ -135,7 +152,8 @@ impl FrameReader {
         if rest.len() < body_bytes {
             return Ok(None);
         }
-        let fd_count = usize::from(header.fd_count);
+        let has_lost_fds = self.has_lost_fds(self.start);
+        let fd_count = if has_lost_fds { 0 } else { usize::from(header.fd_count) };
         if self.fds.len() < fd_count {
             // Descriptors never arrive later than the bytes they were sent with.
             return Err(FrameError::FdsMissing { announced: fd_count, received: self.fds.len() });
@@ -163,6 +181,12 @@ impl FrameReader {
         self.start == self.end
     }
 
+    /// True if the message that begins here came with a read that lost descriptors: they are sent with a
+    /// message's first byte.
+    fn has_lost_fds(&self, start: usize) -> bool {
+        self.lossy_reads.iter().any(|&(begin, end)| begin <= start && start < end)
+    }
+
     fn make_room(&mut self) {
         const CAPACITY: usize = HEADER_BYTES + BODY_BYTES_MAX;
         if self.buffer.is_empty() {
@@ -170,6 +194,11 @@ impl FrameReader {
         }
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
+            self.lossy_reads.retain(|&(_, end)| self.start < end);
+            for (begin, end) in &mut self.lossy_reads {
+                *begin = begin.saturating_sub(self.start);
+                *end -= self.start;
+            }
             self.end -= self.start;
             self.start = 0;
         }
@@ -335,6 +364,29 @@ mod tests {
         let mut reader = FrameReader::new();
         reader.receive(&theirs, RecvFlags::empty()).unwrap();
         assert!(matches!(reader.next_frame(), Err(FrameError::FdsMissing { announced: 1, received: 0 })));
+    }
+
+    #[test]
+    fn message_whose_fds_were_lost_says_so_and_the_next_has_its_own() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        // More descriptors than a reader makes room for: the kernel drops some, as it does when a process
+        // may not open more.
+        let surplus: Vec<OutgoingFd> = (0..FDS_MAX + 8).map(|_| null()).collect();
+        let lost = Header { body_bytes: 0, kind: 2, fd_count: 1, flags: 0, request_id: 2 }.to_bytes();
+        let mut outbox = Outbox::new();
+        outbox.push_raw(1, 1, b"plain", vec![]);
+        outbox.send(&ours, SendFlags::empty()).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 8))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = surplus.iter().map(|fd| fd.as_fd()).collect();
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&ours, &[IoSlice::new(&lost)], &mut ancillary, SendFlags::empty()).unwrap();
+        outbox.push_raw(3, 3, b"one", vec![null()]);
+        outbox.send(&ours, SendFlags::empty()).unwrap();
+        drop(ours);
+        let (_, frames) = receive_all(&theirs);
+        let shown: Vec<_> = frames.iter().map(|frame| (frame.fds.len(), frame.are_fds_lost())).collect();
+        assert_eq!(shown, [(0, false), (0, true), (1, false)]);
     }
 
     #[test]

@@ -56,6 +56,18 @@ pub struct Refusal {
     pub minor: u16,
     /// Why, and what to do.
     pub reason: String,
+    /// What kind of reason it is.
+    pub cause: RefusalCause,
+}
+
+/// Why a daemon refuses a connection: one number per thing that a client would do differently. Append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalCause {
+    /// It does not speak the client's version.
+    Version = 0,
+    /// As many clients as are allowed are connected.
+    Limit = 1,
 }
 
 impl Hello {
@@ -114,6 +126,16 @@ impl Welcome {
     }
 }
 
+impl RefusalCause {
+    fn from_number(number: u8) -> RefusalCause {
+        match number {
+            1 => RefusalCause::Limit,
+            // What a later version refuses for is in its sentence.
+            _ => RefusalCause::Version,
+        }
+    }
+}
+
 impl Refusal {
     /// The body's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -121,6 +143,7 @@ impl Refusal {
         bytes.extend(self.major.to_le_bytes());
         bytes.extend(self.minor.to_le_bytes());
         put_text(&mut bytes, &self.reason);
+        bytes.push(self.cause as u8);
         bytes
     }
 
@@ -131,6 +154,7 @@ impl Refusal {
             major: u16::from_le_bytes(fields.take()?),
             minor: u16::from_le_bytes(fields.take()?),
             reason: fields.text()?,
+            cause: fields.take().map_or(RefusalCause::Version, |[number]| RefusalCause::from_number(number)),
         })
     }
 }
@@ -204,8 +228,9 @@ mod tests {
             ffmpeg: "libavcodec 59".into(),
         };
         assert_eq!(Welcome::from_bytes(&welcome.to_bytes()).unwrap(), welcome);
-        let refusal = Refusal { major: 2, minor: 1, reason: "ü".repeat(2000) };
-        assert_eq!(Refusal::from_bytes(&refusal.to_bytes()).unwrap().reason, "ü".repeat(512));
+        let refusal = Refusal { major: 2, minor: 1, reason: "ü".repeat(2000), cause: RefusalCause::Limit };
+        let read = Refusal::from_bytes(&refusal.to_bytes()).unwrap();
+        assert_eq!((read.reason, read.cause), ("ü".repeat(512), RefusalCause::Limit));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod status;
 pub use arena::{Arena, ArenaError, SealedMemfd};
 pub use error::{ErrorCode, WireError};
 pub use frame::{Frame, FrameError, FrameReader, Outbox, Received};
-pub use handshake::{Hello, Refusal, Welcome};
+pub use handshake::{Hello, Refusal, RefusalCause, Welcome};
 pub use header::{BODY_BYTES_MAX, FDS_MAX, HEADER_BYTES, Header};
 pub use ids::{ArenaId, FrameIndex, LeaseId, RequestId, SourceId, StreamIndex};
 pub use message::{Notice, Reply, Request};

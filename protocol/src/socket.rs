@@ -8,10 +8,12 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
-use interprocess::local_socket::traits::Stream as _;
-use interprocess::local_socket::{GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
+use interprocess::local_socket::{GenericFilePath, Listener, ListenerOptions, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Listens at a path. The socket file never has more permissions than `mode`. An existing file is an error:
 /// whether it is stale is for the caller to find out.
@@ -27,10 +29,24 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     Ok(listener.into())
 }
 
-/// Connects to a path.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    let Stream::UdSocket(stream) = Stream::connect(path.to_fs_name::<GenericFilePath>()?)?;
-    Ok(OwnedFd::from(stream).into())
+/// Connects to a path. Where the listener's queue is full, as that of a daemon is that hangs, it waits at most
+/// that long, and then fails as a call does that would block.
+pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // The kernel takes the limit for sending as that for connecting, and 0 as none.
+    let limit = patience.max(Duration::from_millis(1));
+    sockopt::set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            // Nothing has happened: a local connection is made whole or not at all.
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    }
+    sockopt::set_socket_timeout(&socket, Timeout::Send, None)?;
+    Ok(socket.into())
 }
 
 /// Who connected, as the kernel recorded it then.

@@ -4,8 +4,16 @@
 
 use crate::codec::{Decode, Encode};
 
-/// The most clients and engines that one status reply lists; the totals count all.
-pub const LISTED_MAX: usize = 256;
+/// The most clients, users and engines that one status reply lists each; the totals count all.
+///
+/// With numbers and texts at their longest this is below a message's limit.
+pub const LISTED_MAX: usize = 128;
+
+/// The longest name of a client in a status reply.
+pub const NAME_BYTES_MAX: usize = 48;
+
+/// The longest label of a file in a status reply.
+pub const LABEL_BYTES_MAX: usize = 96;
 
 /// The daemon's state.
 #[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
@@ -48,6 +56,32 @@ pub struct Status {
     pub slow_turn_count: u64,
     /// The longest turn of the broker's loop since the start, in microseconds.
     pub longest_turn_micros: u64,
+    /// The users, at most [`LISTED_MAX`].
+    pub users: Vec<UserStatus>,
+    /// Bytes that all arenas together may have.
+    pub memory_bytes_max: u64,
+    /// Bytes of arenas that no client has any more, but an engine still may write to. They count against the
+    /// limit too.
+    pub detached_bytes: u64,
+    /// True once the daemon was told to stop: new requests are refused.
+    pub is_draining: bool,
+    /// Pixels that have to be decoded for the runs that wait, about.
+    pub queued_pixels: u64,
+    /// Bytes in the picture caches of all engines.
+    pub cache_bytes: u64,
+    /// Error replies since the start, by code; codes that did not occur are left out.
+    pub errors: Vec<ErrorCount>,
+    /// Lines of the daemon's log that were dropped since the start because whoever reads the log did not.
+    pub log_lines_dropped: u64,
+}
+
+/// How many replies had an error code.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ErrorCount {
+    /// The code's name, as [`crate::ErrorCode::name`] has it: a later version may send others.
+    pub code: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// Counters since the daemon's start.
@@ -77,6 +111,8 @@ pub struct Totals {
     pub retries: u64,
     /// Releases of leases that were not held.
     pub stray_releases: u64,
+    /// Engines that were started in place of one that had ended without being told to.
+    pub engine_restarts: u64,
 }
 
 /// One client.
@@ -98,6 +134,33 @@ pub struct ClientStatus {
     pub arena_bytes: u64,
     /// Requests in flight.
     pub request_count: u64,
+    /// What it calls itself, at most [`NAME_BYTES_MAX`] long; empty where it is of another user than the asker.
+    pub name: String,
+    /// Seconds since it connected.
+    pub connected_seconds: u64,
+    /// Requests since it connected.
+    pub requests_total: u64,
+    /// Requests of these that were answered with an error.
+    pub error_count: u64,
+}
+
+/// All clients of one user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct UserStatus {
+    /// User id.
+    pub uid: u32,
+    /// Clients that are connected.
+    pub client_count: u64,
+    /// Requests in flight.
+    pub request_count: u64,
+    /// Open sources.
+    pub source_count: u64,
+    /// Bytes of the clients' arenas.
+    pub arena_bytes: u64,
+    /// Bytes of arenas of clients that are gone, to which an engine still may write.
+    pub detached_bytes: u64,
+    /// Bytes that all of these may have together.
+    pub memory_bytes_max: u64,
 }
 
 /// One engine.
@@ -113,4 +176,115 @@ pub struct EngineStatus {
     pub session_count: u64,
     /// Bytes in its picture cache.
     pub cache_bytes: u64,
+    /// What it is doing.
+    pub activity: Activity,
+    /// Milliseconds for which it has been doing that. A long run is done in turns of about 20 ms.
+    pub activity_millis: u64,
+    /// The end of the label of the file that it works on; none where it is idle or of another user than the asker.
+    pub label: Option<String>,
+    /// Turns of runs and scans, and headers, that it has done.
+    pub jobs_done: u64,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+}
+
+/// What an engine is doing. Append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum Activity {
+    /// It is not ready yet.
+    Starting,
+    /// Nothing.
+    #[default]
+    Idle,
+    /// It reads a file's header.
+    Probing,
+    /// It indexes a stream.
+    Scanning,
+    /// It decodes.
+    Decoding,
+    /// It has had nothing to do for long and was told to end.
+    Leaving,
+}
+
+impl Activity {
+    /// Its name in logs and reports; never changes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activity::Starting => "starting",
+            Activity::Idle => "idle",
+            Activity::Probing => "probing",
+            Activity::Scanning => "scanning",
+            Activity::Decoding => "decoding",
+            Activity::Leaving => "leaving",
+        }
+    }
+}
+
+/// The end of a text that is too long, behind an ellipsis: of a path the end tells most.
+pub fn shortened(text: &str, bytes_max: usize) -> String {
+    const ELLIPSIS: &str = "…";
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let mut begin = text.len() - bytes_max.saturating_sub(ELLIPSIS.len()).min(text.len());
+    while !text.is_char_boundary(begin) {
+        begin += 1;
+    }
+    format!("{ELLIPSIS}{}", &text[begin..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Message, Reply};
+
+    #[test]
+    fn longest_report_fits_into_a_body_with_a_third_to_spare() {
+        let client = ClientStatus {
+            connection: u64::MAX,
+            pid: u32::MAX,
+            uid: u32::MAX,
+            source_count: u64::MAX,
+            lease_count: u64::MAX,
+            leased_bytes: u64::MAX,
+            arena_bytes: u64::MAX,
+            request_count: u64::MAX,
+            name: "n".repeat(NAME_BYTES_MAX),
+            connected_seconds: u64::MAX,
+            requests_total: u64::MAX,
+            error_count: u64::MAX,
+        };
+        let engine = EngineStatus {
+            pid: u32::MAX,
+            uid: u32::MAX,
+            is_busy: true,
+            session_count: u64::MAX,
+            cache_bytes: u64::MAX,
+            activity: Activity::Leaving,
+            activity_millis: u64::MAX,
+            label: Some("l".repeat(LABEL_BYTES_MAX)),
+            jobs_done: u64::MAX,
+            uptime_seconds: u64::MAX,
+        };
+        let errors =
+            crate::ErrorCode::ALL.map(|code| ErrorCount { code: code.name().into(), count: u64::MAX });
+        let status = Status {
+            version: "0.1.0".into(),
+            ffmpeg_versions: vec!["libavcodec 59.37.100".into(); 6],
+            clients: vec![client; LISTED_MAX],
+            engines: vec![engine; LISTED_MAX],
+            errors: errors.to_vec(),
+            ..Status::default()
+        };
+        let bytes = Message::encode(&Reply::Status(Box::new(status))).unwrap();
+        assert!(bytes.len() <= crate::header::BODY_BYTES_MAX * 2 / 3, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn text_that_is_too_long_keeps_its_end() {
+        assert_eq!(shortened("video.mp4", 9), "video.mp4");
+        assert_eq!(shortened("/data/video.mp4", 12), "…video.mp4");
+        assert_eq!(shortened("äöüß", 6), "…ß");
+    }
 }

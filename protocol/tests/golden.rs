@@ -15,10 +15,10 @@ use reeld_protocol::metadata::{
     AudioHeader, ContentMetadata, EffectiveMetadata, MediaMetadata, MediaType, Rational, StreamMetadata,
     VideoHeader,
 };
-use reeld_protocol::status::{ClientStatus, EngineStatus, Status, Totals};
+use reeld_protocol::status::{Activity, ClientStatus, EngineStatus, ErrorCount, Status, Totals, UserStatus};
 use reeld_protocol::{
-    ArenaId, ErrorCode, Hello, LeaseId, Notice, Refusal, Reply, Request, SourceId, StreamIndex, Welcome,
-    WireError,
+    ArenaId, ErrorCode, Hello, LeaseId, Notice, Refusal, RefusalCause, Reply, Request, SourceId, StreamIndex,
+    Welcome, WireError,
 };
 
 /// Bytes from hexadecimal digits; blanks only group them.
@@ -129,11 +129,27 @@ fn error_codes_keep_their_numbers() {
         ErrorCode::Internal,
         ErrorCode::LimitReached,
     ];
+    assert_eq!(codes, ErrorCode::ALL);
     for (number, code) in codes.into_iter().enumerate() {
         assert_eq!(encode(&code).unwrap(), [number as u8], "{code:?}");
         assert_eq!(decode::<ErrorCode>(&[number as u8]).unwrap(), code);
     }
     assert!(decode::<ErrorCode>(&[codes.len() as u8]).is_err());
+}
+
+#[test]
+fn activities_keep_their_numbers() {
+    let activities = [
+        Activity::Starting,
+        Activity::Idle,
+        Activity::Probing,
+        Activity::Scanning,
+        Activity::Decoding,
+        Activity::Leaving,
+    ];
+    for (number, activity) in activities.into_iter().enumerate() {
+        assert_eq!(encode(&activity).unwrap(), [number as u8], "{activity:?}");
+    }
 }
 
 #[test]
@@ -283,6 +299,7 @@ fn status_report() {
             engine_crashes: 29,
             retries: 30,
             stray_releases: 31,
+            engine_restarts: 32,
         },
         clients: vec![ClientStatus {
             connection: 40,
@@ -293,17 +310,49 @@ fn status_report() {
             leased_bytes: 45,
             arena_bytes: 46,
             request_count: 47,
+            name: "py".into(),
+            connected_seconds: 48,
+            requests_total: 49,
+            error_count: 60,
         }],
-        engines: vec![EngineStatus { pid: 50, uid: 51, is_busy: true, session_count: 52, cache_bytes: 53 }],
+        engines: vec![EngineStatus {
+            pid: 50,
+            uid: 51,
+            is_busy: true,
+            session_count: 52,
+            cache_bytes: 53,
+            activity: Activity::Decoding,
+            activity_millis: 54,
+            label: Some("a.mp4".into()),
+            jobs_done: 55,
+            uptime_seconds: 56,
+        }],
         stuck_helper_count: 60,
         slow_turn_count: 61,
         longest_turn_micros: 62,
+        users: vec![UserStatus {
+            uid: 60,
+            client_count: 61,
+            request_count: 62,
+            source_count: 63,
+            arena_bytes: 64,
+            detached_bytes: 65,
+            memory_bytes_max: 66,
+        }],
+        memory_bytes_max: 70,
+        detached_bytes: 71,
+        is_draining: true,
+        queued_pixels: 70,
+        cache_bytes: 71,
+        errors: vec![ErrorCount { code: "media".into(), count: 72 }],
+        log_lines_dropped: 73,
     };
     assert_golden(
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         15161718191a1b1c1d1e1f0128292a2b2c2d2e2f0132330134353c3d3e",
+         15161718191a1b1c1d1e1f200128292a2b2c2d2e2f02707930313c01323301343504360105612e6d70343738 \
+         3c3d3e013c3d3e3f4041424647 01464701056d656469614849",
     );
 }
 
@@ -352,6 +401,6 @@ fn handshake() {
          00000000400000000b007265656c6420302e312e300d006c69626176636f646563203539"
         ))
     );
-    let refusal = Refusal { major: 2, minor: 1, reason: "no".into() };
-    assert_eq!(hex(&refusal.to_bytes()), hex(&bytes("5245454c440d0a010200010002006e6f")));
+    let refusal = Refusal { major: 2, minor: 1, reason: "no".into(), cause: RefusalCause::Limit };
+    assert_eq!(hex(&refusal.to_bytes()), hex(&bytes("5245454c440d0a010200010002006e6f01")));
 }

@@ -8,11 +8,13 @@
 mod daemon;
 mod example;
 mod media;
+mod other_user;
 mod waiting;
 mod worker;
 
 pub use daemon::{Daemon, reelctl};
 pub use example::enter_example_folder;
 pub use media::{Reference, clip, twenty_clips};
+pub use other_user::OtherUser;
 pub use waiting::{block_on, eventually};
 pub use worker::{Random, Worker};

@@ -2,7 +2,7 @@
 //!
 //! What a worker does is in `src/bin/reeld-test-worker.rs`.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -33,6 +33,22 @@ impl Worker {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the worker prints a line");
         line.trim_end().to_owned()
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a worker that listens");
+        writeln!(stdin, "{line}").expect("the worker listens");
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a crash would. Its children live on, and its standard input stays open.
+    pub fn crash(&mut self) {
+        self.child.kill().expect("a worker can be killed");
     }
 
     /// Closes its standard input: workers that hold something end then.

@@ -1,5 +1,5 @@
-//! Engines and daemons that are killed: requests are tried again or fail with a sentence, and frames that
-//! are held stay readable.
+//! Engines and daemons that are killed: requests are tried again or fail with a sentence. How clients wait for a
+//! daemon is in `reconnect.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
@@ -50,21 +50,6 @@ fn request_whose_engines_die_twice_is_decoder_crashed() {
     assert!(matches!(error, Error::DecoderCrashed(_)), "{error:?}");
     let reference = Reference::new(&clip(CLIP), 320, 180);
     assert!(open(&client, CLIP).frame_at(5).unwrap()[..] == *reference.frame(5));
-}
-
-#[test]
-fn killed_daemon_fails_requests_and_leaves_frames_readable() {
-    let mut daemon = Daemon::start();
-    let client = daemon.client();
-    let held = open(&client, CLIP).frame_at(12).unwrap();
-    let slow = open(&client, "slow.mp4");
-    let pending = slow.submit(Wanted::Indices(vec![-1]), RequestOptions::default()).unwrap();
-    daemon.kill();
-    let error = pending.wait().unwrap_err();
-    assert!(matches!(error, Error::DaemonUnavailable { .. }), "{error:?}");
-    assert!(held[..] == *Reference::new(&clip(CLIP), 320, 180).frame(12));
-    let error = slow.frame_at(0).unwrap_err();
-    assert!(matches!(error, Error::DaemonUnavailable { .. }), "{error:?}");
 }
 
 #[test]

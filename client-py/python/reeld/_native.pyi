@@ -1,7 +1,7 @@
 """The native module: the Rust client as Python sees it. Not for callers of this package.
 
-Blocking methods release the GIL and raise ``KeyboardInterrupt`` within 50 ms of Ctrl-C. They raise the
-classes of ``reeld.errors``.
+Blocking methods release the GIL and look for Ctrl-C every 50 ms, also while the daemon is away. They raise
+the classes of ``reeld.errors``.
 """
 
 from collections.abc import Sequence
@@ -52,6 +52,7 @@ class Client:
         binary: str | None = None,
         binary_dirs: Sequence[str] = (),
         autostart: bool = True,
+        reconnect_seconds: float | None = None,
     ) -> Client: ...
     def open(
         self,
@@ -71,7 +72,7 @@ class Video:
 
     def description(self) -> StreamDescription: ...
     def quota_bytes(self) -> int:
-        """The most bytes that this process's results may have together."""
+        """The most bytes that this process's results may have together, as was said when it was opened."""
 
     def read(self, wanted: Wanted) -> Part: ...
 
@@ -105,7 +106,10 @@ class Pending:
 def submit(
     parts: Sequence[tuple[Video, Wanted]], *, priority: int = 0, timeout_seconds: float | None = None
 ) -> Pending:
-    """Asks for frames of several videos of one connection by one request, without waiting for them."""
+    """Asks for frames of several videos of one connection by one request, without waiting for them.
+
+    It waits only where a great many requests wait to be sent, and then Ctrl-C ends that.
+    """
 
 @final
 class Part:

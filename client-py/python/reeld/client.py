@@ -26,11 +26,16 @@ def connect(
     *,
     binary: str | os.PathLike[str] | None = None,
     autostart: bool = True,
+    reconnect_seconds: float = 10.0,
 ) -> None:
     """Connects this process to a daemon now, rather than at the first decoder.
 
     Nobody needs to call this. It is for a socket that is not at one of the usual places, and for finding
     out early that no daemon can be had. Decoders that are open keep the connection they were opened on.
+
+    A daemon that goes away later is waited for: every call that needs it connects anew and asks again, those
+    that are waiting already, too. It is looked for at the place where it was found and at no other, so that a
+    private daemon never takes the place of the system's. A private daemon is started anew at once.
 
     Args:
         socket: Path of the daemon's socket, and no other is tried. Default: ``$REELD_SOCKET``, then
@@ -38,9 +43,12 @@ def connect(
         binary: The program ``reeld``, for starting a private daemon where none answers. Default:
             ``$REELD_BINARY``, then the one beside this interpreter, then the one on ``PATH``.
         autostart: Whether a private daemon may be started.
+        reconnect_seconds: How long a daemon that went away is looked for, counted from the moment when that
+            was noticed, before calls raise ``DaemonUnavailableError``. With 0, one look is taken.
 
     Raises:
-        DaemonUnavailableError: No daemon answers and none could be started, or it refuses this user.
+        DaemonUnavailableError: No daemon answers and none could be started, or it refuses this user. This
+            first connection is not waited for.
 
     Example:
         >>> import reeld
@@ -52,6 +60,7 @@ def connect(
         binary=None if binary is None else os.fspath(binary),
         binary_dirs=_binary_dirs(),
         autostart=autostart,
+        reconnect_seconds=reconnect_seconds,
     )
     with _lock:
         _client = client
@@ -76,7 +85,8 @@ def status() -> dict[str, Any]:
 
     Returns:
         Counts, sizes in bytes (``…_bytes``) and times in seconds (``…_seconds``); ``totals`` counts since
-        the daemon's start, ``clients`` and ``engines`` are lists of dicts.
+        the daemon's start, ``clients`` and ``engines`` are lists of dicts, ``errors`` counts error replies by
+        the names of their codes. Names of clients and labels of files are those of this user's own alone.
 
     Raises:
         DaemonUnavailableError: No daemon answers.

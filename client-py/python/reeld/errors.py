@@ -74,4 +74,7 @@ class InternalError(ReeldError, RuntimeError):
 
 
 class DaemonUnavailableError(ReeldError, ConnectionError):
-    """No daemon answers, none could be started, or it refuses this process."""
+    """No daemon answers, none could be started, or it refuses this process.
+
+    Where a daemon went away, calls look for it for some time before they raise this: see ``reeld.connect``.
+    """

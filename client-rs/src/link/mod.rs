@@ -18,7 +18,7 @@ mod wait;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
 use reeld_protocol::message::{Message, Request};
@@ -50,6 +50,11 @@ pub(crate) struct Link {
     welcome: Welcome,
     /// Tells connections of this process apart.
     serial: u64,
+    began: Instant,
+    /// The daemon has answered a request, and not by saying that it is stopping.
+    has_answered: AtomicBool,
+    /// The daemon has said that it is stopping: no further request goes this way.
+    is_stopping: AtomicBool,
     next_request_id: AtomicU64,
     returned: Sender<Returned>,
     ledger: Ledger,
@@ -84,6 +89,9 @@ impl Link {
         Arc::new(Link {
             socket,
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            began: Instant::now(),
+            has_answered: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
             next_request_id: AtomicU64::new(1),
             returned,
             ledger: Ledger::new(welcome.quota_bytes),
@@ -113,6 +121,17 @@ impl Link {
 
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.calls).closed().is_some()
+    }
+
+    /// True while requests may be sent.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.is_stopping.load(Ordering::Acquire) && !self.is_closed()
+    }
+
+    /// True if the daemon has answered something, or could have done so for that long: then its loss is news,
+    /// and not one more failure of the attempt to reach it.
+    pub(crate) fn is_proven(&self, time: Duration) -> bool {
+        self.has_answered.load(Ordering::Acquire) || self.began.elapsed() >= time
     }
 
     /// Ends the connection. All calls that are not over fail.
@@ -145,12 +164,17 @@ impl Link {
         request: &Request,
         fds: Vec<OutgoingFd>,
         expected: Expected,
+        deadline: Option<Instant>,
     ) -> Result<CallKey, SubmitError> {
         let body = request.encode().map_err(|_| {
             let message = "the request has too many parts for one message; split it";
             SubmitError::Failed(Error::InvalidRequest(message.into()))
         })?;
-        let sent = Sent { kind: request.kind(), body, fds };
+        let timed = match (request, deadline) {
+            (Request::GetFrames(request), Some(deadline)) => Some((request.clone(), deadline)),
+            (Request::GetFrames(_), None) | (Request::OpenSource(_) | Request::Status, _) => None,
+        };
+        let sent = Sent { kind: request.kind(), body, fds, timed };
         let key = self.next_request_id.fetch_add(1, Ordering::Relaxed);
         {
             let mut calls = lock(&self.calls);
@@ -203,17 +227,15 @@ impl Link {
         }
     }
 
-    /// Waits until a socket that takes no more has taken enough, reading meanwhile: the daemon may be
+    /// Waits a while for a socket that takes no more to take enough, reading meanwhile: the daemon may be
     /// waiting for that.
-    pub(crate) fn wait_for_room(self: &Arc<Self>) {
-        while self.is_congested() && !self.is_closed() {
-            if self.help(SLICE) == Turn::NotOurs {
-                // Another thread reads, and sends as soon as it can.
-                let outbound = lock(&self.outbound);
-                self.room_waiter_count.fetch_add(1, Ordering::AcqRel);
-                drop(self.room.wait_timeout(outbound, SLICE));
-                self.room_waiter_count.fetch_sub(1, Ordering::AcqRel);
-            }
+    pub(crate) fn await_room(self: &Arc<Self>, patience: Duration) {
+        if self.is_congested() && self.help(patience) == Turn::NotOurs {
+            // Another thread reads, and sends as soon as it can.
+            let outbound = lock(&self.outbound);
+            self.room_waiter_count.fetch_add(1, Ordering::AcqRel);
+            drop(self.room.wait_timeout(outbound, patience));
+            self.room_waiter_count.fetch_sub(1, Ordering::AcqRel);
         }
     }
 

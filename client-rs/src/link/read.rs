@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reeld_protocol::Received;
+use reeld_protocol::error::ErrorCode;
 use reeld_protocol::message::{Dtype, FramesReply, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
@@ -91,6 +92,15 @@ impl Link {
             })?;
             (key, expected.clone())
         };
+        match &reply {
+            Some(Reply::Error(error)) if error.code == ErrorCode::ShuttingDown => {
+                self.is_stopping.store(true, Ordering::Release);
+            }
+            Some(Reply::Error(_) | Reply::Frames(_) | Reply::SourceOpened(_) | Reply::Status(_)) => {
+                self.has_answered.store(true, Ordering::Release);
+            }
+            None => {}
+        }
         let outcome = match (reply, &expected) {
             (Some(Reply::Error(error)), _) => match self.take_error(key, error) {
                 Some(error) => Err(error),

@@ -8,13 +8,15 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use reeld_protocol::error::ErrorCode;
-use reeld_protocol::message::{FramesReply, Reply};
+use reeld_protocol::message::{Dtype, FramesReply, GetFrames, Part, Reply, Wanted};
 use reeld_protocol::{LeaseId, Notice};
-use reeld_tests::Random;
+use reeld_tests::{Random, eventually};
 
 use super::*;
 use crate::call::Call;
+use crate::client::Client;
 use crate::connection::Connection;
+use crate::errand::Errand;
 use crate::frames::Frames;
 use crate::peer::{FRAME_BYTES, Peer, SLOT_BYTES, Said, ask, frames_reply};
 use crate::pending::Pending;
@@ -336,7 +338,8 @@ fn arena_of_unsealed_memory_is_a_protocol_error() {
 
 fn pending(link: &Arc<Link>) -> Pending {
     let connection = Arc::new(Connection::new(Arc::clone(link)));
-    let pending = Pending::new(Call::new(Arc::clone(&connection), ask(link)));
+    let errand = Errand::sent(Client::unconnected(), Arc::clone(&connection), ask(link), None);
+    let pending = Pending::new(Call::of(errand));
     // The connection would close at its drop; the tests close the peer.
     std::mem::forget(connection);
     pending
@@ -351,6 +354,71 @@ fn dropped_request_is_cancelled_and_its_result_given_back() {
     assert_eq!(peer.hear_notice(), Notice::Cancel(request));
     peer.send_frames(request, 0, 0);
     assert_eq!(peer.hear_notice(), release(&[0]));
+}
+
+#[test]
+fn cancelled_request_whose_connection_is_lost_is_not_made_again() {
+    let (link, mut peer) = Peer::connected(LARGE_QUOTA);
+    let pending = pending(&link);
+    let request = peer.hear_request();
+    pending.cancel();
+    assert_eq!(peer.hear_notice(), Notice::Cancel(request));
+    drop(peer);
+    assert!(matches!(pending.wait(), Err(Error::Cancelled(_))));
+}
+
+#[test]
+fn deadline_of_a_daemon_that_says_nothing_is_kept_on_this_side() {
+    let (link, mut peer) = Peer::connected(LARGE_QUOTA);
+    let connection = Arc::new(Connection::new(Arc::clone(&link)));
+    let overdue = |key| {
+        let deadline = Instant::now() + Duration::from_millis(1);
+        let errand = Errand::sent(Client::unconnected(), Arc::clone(&connection), key, Some(deadline));
+        Pending::new(Call::of(errand))
+    };
+    let (waited, awaited) = (overdue(ask(&link)), overdue(ask(&link)));
+    assert!(matches!(waited.wait(), Err(Error::Deadline(_))));
+    assert!(matches!(reeld_tests::block_on(awaited), Err(Error::Deadline(_))));
+    let requests = [peer.hear_request(), peer.hear_request()];
+    assert_eq!(requests.map(|_| peer.hear_notice()), requests.map(Notice::Cancel));
+}
+
+#[test]
+fn request_without_room_is_sent_again_with_what_is_left_of_its_time() {
+    let (link, mut peer, results) = with_results(LARGE_QUOTA, 1);
+    let part = Part { source: SourceId(1), wanted: Wanted::PlayedAt(0.0), dtype: Dtype::Uint8 };
+    let timeout = Duration::from_secs(1000);
+    let wish = GetFrames { parts: vec![part], priority: 0, timeout_millis: Some(1_000_000) };
+    let expected = Expected::Frames(vec![Dtype::Uint8]);
+    let began = Instant::now();
+    let Ok(key) = link.submit(&Request::GetFrames(wish), Vec::new(), expected, Some(began + timeout)) else {
+        panic!("the link is closed");
+    };
+    let request = peer.hear_request();
+    eventually("time passes", || (began.elapsed() > Duration::from_millis(5)).then_some(()));
+    drop(results);
+    peer.send_error(request, ErrorCode::NoSlots, true);
+    let waiting = std::thread::spawn(move || frames(&link, key).unwrap()[0]);
+    assert_eq!(peer.hear_notice(), release(&[0]));
+    let Said::Request(again, Request::GetFrames(wish)) = peer.hear() else { panic!("expected a request") };
+    let left = wish.timeout_millis.unwrap();
+    assert!((1..=999_995).contains(&left), "{left}");
+    peer.send_frames(again, 1, 5);
+    assert_eq!(waiting.join().unwrap(), 5);
+}
+
+#[test]
+fn leases_of_a_lost_connection_are_given_back_to_nobody() {
+    let (_old, old_peer, results) = with_results(LARGE_QUOTA, 3);
+    drop(old_peer);
+    let (new, mut new_peer) = Peer::connected(LARGE_QUOTA);
+    drop(results);
+    let key = ask(&new);
+    new_peer.grant_arena(64 * SLOT_BYTES);
+    // The first words on the new connection are the request.
+    let request = new_peer.hear_request();
+    new_peer.send_frames(request, 0, 1);
+    assert_eq!(frames(&new, key).unwrap()[0], 1);
 }
 
 #[test]

@@ -52,6 +52,16 @@ impl Link {
         lock(&self.calls).is_done(key)
     }
 
+    /// True if a call's outcome is there already.
+    pub(crate) fn has_ended(&self, key: CallKey) -> bool {
+        lock(&self.calls).is_done(key)
+    }
+
+    /// Why a call ended without an answer, if it did.
+    pub(crate) fn loss(&self, key: CallKey) -> Option<String> {
+        lock(&self.calls).loss(key)
+    }
+
     /// Has a future woken at the end of its call, by a thread that reads while futures wait.
     pub(crate) fn poll(self: &Arc<Self>, key: CallKey, context: &Context<'_>) -> Poll<Outcome> {
         let mut calls = lock(&self.calls);

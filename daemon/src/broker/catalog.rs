@@ -19,7 +19,7 @@ use crate::link::{CatalogId, ContentDigest, FileIdentity};
 /// finds its indexes again.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
 
-/// Files that nobody has open, at most: each holds a file descriptor.
+/// Files that nobody has open, at most: each holds a file descriptor, and they take a quarter of all at most.
 const IDLE_COUNT_MAX: usize = 1024;
 
 /// Bytes of indexes of files that nobody has open, at most.
@@ -89,8 +89,21 @@ impl Entry {
     }
 }
 
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatalogCounts {
+    /// Files.
+    pub files: usize,
+    /// Files that nobody has open.
+    pub idle: usize,
+    /// Streams that were scanned.
+    pub indexes: usize,
+    /// Bytes of what the scans found.
+    pub index_bytes: u64,
+}
+
 /// All files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Catalog {
     entries: BTreeMap<CatalogId, Entry>,
     by_identity: HashMap<(User, FileIdentity), CatalogId>,
@@ -102,12 +115,39 @@ pub struct Catalog {
     /// Files that nobody has open and nobody can find again.
     spent: BTreeSet<CatalogId>,
     next_id: u64,
+    idle_count_max: usize,
 }
 
 impl Catalog {
+    /// No files yet. `descriptors_max` is how many the daemon may have open.
+    pub fn new(descriptors_max: usize) -> Catalog {
+        Catalog {
+            entries: BTreeMap::new(),
+            by_identity: HashMap::new(),
+            idle: BTreeSet::new(),
+            idle_bytes: HashMap::new(),
+            idle_bytes_sum: 0,
+            spent: BTreeSet::new(),
+            next_id: 0,
+            idle_count_max: IDLE_COUNT_MAX.min(descriptors_max / 4),
+        }
+    }
+
     /// Files that are known.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// For the dump of the state.
+    pub fn counts(&self) -> CatalogCounts {
+        let mut counts = CatalogCounts { files: self.entries.len(), ..CatalogCounts::default() };
+        for entry in self.entries.values() {
+            counts.idle += usize::from(entry.handle_count == 0);
+            counts.indexes +=
+                entry.indexes.values().filter(|known| matches!(known, Knowledge::Present(_))).count();
+            counts.index_bytes += entry.index_bytes();
+        }
+        counts
     }
 
     /// One file.
@@ -208,10 +248,24 @@ impl Catalog {
         }
     }
 
+    /// Forgets all files that nobody has open, and returns them; see [`Catalog::evict`].
+    pub fn evict_idle(&mut self) -> Vec<(CatalogId, Entry)> {
+        let idle = self.idle.iter().map(|(_, source)| *source).chain(self.spent.iter().copied());
+        let idle: Vec<CatalogId> = idle.collect();
+        idle.into_iter().filter_map(|source| self.remove(source)).collect()
+    }
+
+    fn remove(&mut self, source: CatalogId) -> Option<(CatalogId, Entry)> {
+        self.keep_no_longer(source);
+        self.unshare(source);
+        self.spent.remove(&source);
+        self.entries.remove(&source).map(|entry| (source, entry))
+    }
+
     /// True if files have to be forgotten now, however old they are.
     pub fn has_surplus(&self) -> bool {
         !self.spent.is_empty()
-            || self.idle.len() > IDLE_COUNT_MAX
+            || self.idle.len() > self.idle_count_max
             || self.idle_bytes_sum > IDLE_INDEX_BYTES_MAX
     }
 
@@ -226,10 +280,7 @@ impl Catalog {
                 (None, Some(&(since, oldest))) if is_old(since) || self.has_surplus() => oldest,
                 (None, _) => break,
             };
-            self.keep_no_longer(source);
-            self.unshare(source);
-            self.spent.remove(&source);
-            evicted.extend(self.entries.remove(&source).map(|entry| (source, entry)));
+            evicted.extend(self.remove(source));
         }
         evicted
     }
@@ -252,7 +303,7 @@ mod tests {
 
     #[test]
     fn same_file_of_the_same_user_is_one_entry() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         assert_eq!(open(&mut catalog, USER, 1, false, now), one);
         assert_ne!(open(&mut catalog, USER, 2, false, now), one);
@@ -260,7 +311,7 @@ mod tests {
 
     #[test]
     fn users_share_nothing() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         assert_ne!(open(&mut catalog, User { uid: 1001, connection: None }, 1, false, now), one);
         assert_ne!(open(&mut catalog, User { uid: 1000, connection: Some(4) }, 1, false, now), one);
@@ -268,13 +319,13 @@ mod tests {
 
     #[test]
     fn memory_is_never_shared() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         assert_ne!(open(&mut catalog, USER, 1, true, now), open(&mut catalog, USER, 1, true, now));
     }
 
     #[test]
     fn idle_file_is_found_again_until_its_time_is_over() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         assert!(catalog.evict(now + 2 * IDLE_KEPT, 9).is_empty(), "it is open");
         catalog.release(one, now);
@@ -287,7 +338,7 @@ mod tests {
 
     #[test]
     fn unshared_file_goes_with_its_last_handle() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         catalog.unshare(one);
         assert_ne!(open(&mut catalog, USER, 1, false, now), one);
@@ -297,7 +348,7 @@ mod tests {
 
     #[test]
     fn oldest_of_too_many_idle_files_go_first_and_a_few_at_a_time() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let step = Duration::from_micros(1);
         for number in 0..IDLE_COUNT_MAX as u32 + 3 {
             let source = open(&mut catalog, USER, number.into(), false, now);
@@ -314,7 +365,7 @@ mod tests {
 
     #[test]
     fn file_that_is_opened_again_is_not_idle() {
-        let (mut catalog, now) = (Catalog::default(), Instant::now());
+        let (mut catalog, now) = (Catalog::new(4096), Instant::now());
         let one = open(&mut catalog, USER, 1, false, now);
         catalog.release(one, now);
         open(&mut catalog, USER, 1, false, now);

@@ -6,33 +6,30 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reeld_protocol::arena::create_arena;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::{Hello, Refusal, Welcome};
+use reeld_protocol::handshake::{Hello, Refusal, RefusalCause, Welcome};
 use reeld_protocol::ids::{ArenaId, SourceId, StreamIndex};
 use reeld_protocol::message::{Notice, Reply, kind};
 use reeld_protocol::socket::PeerIdentity;
-use reeld_protocol::status::ClientStatus;
+use reeld_protocol::status::{ClientStatus, NAME_BYTES_MAX, shortened};
 use reeld_protocol::{VERSION_MAJOR, VERSION_MINOR};
-use tokio::sync::Semaphore;
 
 use super::death::Watch;
+use super::gates::{Gate, Gates, Turn};
 use super::job::User;
 use super::leases::ClientMemory;
 use super::peer::Peer;
 use super::plan::Timeline;
 use crate::link::{ArenaKey, CatalogId};
 
-/// Requests in flight per client. 64 covers prefetch 8 x batch 8; more only hides a stalled client.
-pub const REQUESTS_MAX: usize = 64;
-
-/// Open sources per client: a data set's worth, but not a leak's.
-pub const SOURCES_MAX: usize = 65_536;
-
 /// The uid that the kernel shows for users whom it cannot map into this namespace: it names nobody.
 const OVERFLOW_UID: u32 = 65_534;
+
+/// How many replies had each error code, by its name.
+pub type ErrorCounts = BTreeMap<&'static str, u64>;
 
 /// A source as its client opened it.
 #[derive(Clone, Debug)]
@@ -60,6 +57,8 @@ pub struct GrantedArena {
     pub fd: Arc<OwnedFd>,
     /// Its length.
     pub bytes: u64,
+    /// Who pays for it.
+    pub user: User,
 }
 
 /// One connected process.
@@ -83,14 +82,27 @@ pub struct Client {
     pub arenas: BTreeMap<ArenaId, GrantedArena>,
     /// Its sources.
     pub sources: HashMap<SourceId, OpenedSource>,
+    /// Sources that are being opened.
+    pub opening_count: usize,
     /// Requests that wait for memory, in order.
     pub waiting: VecDeque<u64>,
     /// Requests that are not answered yet.
     pub request_count: u64,
+    /// Requests since it connected.
+    pub requests_total: u64,
+    /// Its error replies by the names of their codes.
+    pub errors: ErrorCounts,
+    /// Why its connection ends, once it does.
+    pub end_reason: Option<String>,
+    /// When each request that is not answered yet was read.
+    read_at: HashMap<u64, Instant>,
     peer: Peer,
-    permits: Arc<Semaphore>,
     /// Kept for its end.
     _watch: Watch,
+    /// How many requests it may have in flight.
+    pub gate: Gate,
+    /// Of requests in flight: one each.
+    turns: Vec<Turn>,
     next_arena: u32,
     next_source: u64,
     is_broken: bool,
@@ -102,15 +114,15 @@ impl Client {
         key: u64,
         identity: PeerIdentity,
         quota_bytes: u64,
+        gates: Gates,
         now: Instant,
-        connect: impl FnOnce(Arc<Semaphore>) -> (Peer, Watch),
+        connect: impl FnOnce(Gates) -> (Peer, Watch),
     ) -> Client {
-        let connection = (identity.uid == OVERFLOW_UID).then_some(key);
-        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let (peer, watch) = connect(Arc::clone(&permits));
+        let gate = gates.client.clone();
+        let (peer, watch) = connect(gates);
         Client {
             key,
-            user: User { uid: identity.uid, connection },
+            user: Client::user(key, identity),
             identity,
             name: None,
             connected_at: now,
@@ -120,24 +132,39 @@ impl Client {
             sources: HashMap::new(),
             waiting: VecDeque::new(),
             request_count: 0,
+            requests_total: 0,
+            errors: ErrorCounts::default(),
+            end_reason: None,
+            read_at: HashMap::new(),
+            opening_count: 0,
             peer,
-            permits,
             _watch: watch,
+            gate,
+            turns: Vec::new(),
             next_arena: 0,
             next_source: 0,
             is_broken: false,
         }
     }
 
+    /// Whose quota a connection uses. Users whom the kernel cannot name are nobody's like.
+    pub fn user(key: u64, identity: PeerIdentity) -> User {
+        let connection = (identity.uid == OVERFLOW_UID).then_some(key);
+        User { uid: identity.uid, connection }
+    }
+
     /// Answers the handshake. False: the client was refused and must be let go.
-    pub fn greet(&mut self, hello: Hello, instance: u128, daemon: &str, ffmpeg: &str) -> bool {
+    pub fn greet(&mut self, hello: &Hello, instance: u128, daemon: &str, ffmpeg: &str) -> bool {
         if hello.major != VERSION_MAJOR || hello.minor_min > VERSION_MINOR {
             let reason = format!(
                 "this daemon ({daemon}) speaks protocol {VERSION_MAJOR}.{VERSION_MINOR}, the client {}.{}; install \
                  the same version of reeld on both sides and restart the older one",
                 hello.major, hello.minor_min
             );
-            let refusal = Refusal { major: VERSION_MAJOR, minor: VERSION_MINOR, reason };
+            let (pid, uid) = (self.identity.pid, self.identity.uid);
+            tracing::info!(client = self.key, pid, uid, major = hello.major, "refused: another version");
+            let cause = RefusalCause::Version;
+            let refusal = Refusal { major: VERSION_MAJOR, minor: VERSION_MINOR, reason, cause };
             let _ = self.peer.send_raw(kind::REFUSAL, 0, &refusal.to_bytes());
             return false;
         }
@@ -147,27 +174,54 @@ impl Client {
             features: 0,
             instance,
             quota_bytes: self.memory.quota_bytes(),
-            requests_max: REQUESTS_MAX as u32,
+            requests_max: u32::try_from(self.gate.count_max()).unwrap_or(u32::MAX),
             daemon: daemon.to_owned(),
             ffmpeg: ffmpeg.to_owned(),
         };
-        self.name = Some(hello.name);
+        self.name = Some(cleaned(&hello.name));
         let sent = self.peer.send_raw(kind::WELCOME, 0, &welcome.to_bytes());
         self.note(sent);
         true
     }
 
+    /// Takes note of a request that was read. It is answered by exactly one [`Client::reply`], which ends its turn.
+    pub fn accept(&mut self, request_id: u64, kind: u16, turn: Option<Turn>, now: Instant) {
+        tracing::debug!(client = self.key, request_id, kind, "request accepted");
+        self.request_count += 1;
+        self.requests_total += 1;
+        self.turns.extend(turn);
+        self.read_at.insert(request_id, now);
+    }
+
+    /// How long a request has been under way.
+    pub fn request_age(&self, request_id: u64, now: Instant) -> Duration {
+        self.read_at.get(&request_id).map_or(Duration::ZERO, |&read_at| now.duration_since(read_at))
+    }
+
     /// Sends the one terminal reply of a request.
     pub fn reply(&mut self, request_id: u64, reply: &Reply) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let micros = self.request_age(request_id, Instant::now()).as_micros() as u64;
+            match reply {
+                Reply::Error(error) => {
+                    let (code, reason) = (error.code.name(), error.message.as_str());
+                    tracing::debug!(client = self.key, request_id, micros, code, reason, "request failed");
+                }
+                Reply::SourceOpened(_) | Reply::Frames(_) | Reply::Status(_) => {
+                    tracing::debug!(client = self.key, request_id, micros, "request finished");
+                }
+            }
+        }
+        self.read_at.remove(&request_id);
         self.request_count = self.request_count.saturating_sub(1);
-        self.permits.add_permits(1);
+        self.turns.pop();
         let sent = self.peer.send(reply, request_id, Vec::new());
         self.note(sent);
     }
 
     /// Answers a request with an error.
     pub fn fail(&mut self, request_id: u64, error: WireError) {
-        tracing::debug!(client = self.key, request_id, code = ?error.code, "{}", error.message);
+        *self.errors.entry(error.code.name()).or_default() += 1;
         self.reply(request_id, &Reply::Error(error));
     }
 
@@ -176,9 +230,10 @@ impl Client {
         let fd = Arc::new(create_arena(bytes)?);
         let arena = ArenaId(self.next_arena);
         self.next_arena += 1;
-        let granted = GrantedArena { key, fd: Arc::clone(&fd), bytes };
+        let granted = GrantedArena { key, fd: Arc::clone(&fd), bytes, user: self.user };
         self.memory.add_arena(arena, bytes, is_dedicated);
         self.arenas.insert(arena, granted.clone());
+        tracing::debug!(client = self.key, arena = arena.0, bytes, is_dedicated, "arena granted");
         let sent = self.peer.send(&Notice::ArenaGranted { arena, bytes }, 0, vec![fd]);
         self.note(sent);
         Ok(granted)
@@ -188,6 +243,7 @@ impl Client {
     pub fn revoke_arenas(&mut self, arenas: &[ArenaId]) -> Vec<ArenaKey> {
         let mut keys = Vec::new();
         for &arena in arenas {
+            tracing::debug!(client = self.key, arena = arena.0, "arena revoked");
             keys.extend(self.arenas.remove(&arena).map(|granted| granted.key));
             let sent = self.peer.send(&Notice::ArenaRevoked(arena), 0, Vec::new());
             self.note(sent);
@@ -207,13 +263,45 @@ impl Client {
         self.note(sent);
     }
 
+    /// True while no answer waits to be sent.
+    pub fn is_flushed(&self) -> bool {
+        self.peer.is_flushed()
+    }
+
     /// True once the client cannot be reached: it must be let go.
     pub fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// For the status report.
-    pub fn status(&self) -> ClientStatus {
+    /// What it calls itself, once it has said so.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// Says that it is gone, with what goes with it.
+    pub fn log_end(&self, now: Instant) {
+        let usage = self.memory.usage();
+        let reason = self.end_reason.as_deref().unwrap_or("it hung up");
+        tracing::info!(
+            client = self.key,
+            pid = self.identity.pid,
+            uid = self.identity.uid,
+            name = self.name(),
+            reason,
+            seconds = now.duration_since(self.connected_at).as_secs(),
+            requests = self.requests_total,
+            errors = self.errors.values().sum::<u64>(),
+            unanswered = self.request_count,
+            sources = self.sources.len(),
+            leases = usage.lease_count,
+            leased_bytes = usage.leased_bytes,
+            arena_bytes = usage.arena_bytes,
+            "client gone"
+        );
+    }
+
+    /// For the status report. Its name is for its own user alone.
+    pub fn status(&self, asker: Option<User>, now: Instant) -> ClientStatus {
         let usage = self.memory.usage();
         ClientStatus {
             connection: self.key,
@@ -224,12 +312,20 @@ impl Client {
             leased_bytes: usage.leased_bytes,
             arena_bytes: usage.arena_bytes,
             request_count: self.request_count,
+            name: if asker == Some(self.user) {
+                shortened(self.name(), NAME_BYTES_MAX)
+            } else {
+                String::new()
+            },
+            connected_seconds: now.duration_since(self.connected_at).as_secs(),
+            requests_total: self.requests_total,
+            error_count: self.errors.values().sum(),
         }
     }
 
     fn note(&mut self, sent: io::Result<()>) {
         if let Err(error) = sent {
-            tracing::debug!(client = self.key, %error, "client cannot be reached");
+            self.end_reason.get_or_insert_with(|| format!("cannot be reached: {error}"));
             self.is_broken = true;
         }
     }
@@ -238,6 +334,11 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         // Its reading task may be waiting for one, and would wait for ever.
-        self.permits.close();
+        self.gate.close();
     }
+}
+
+/// Text that somebody else wrote, for logs and reports: without control characters.
+pub fn cleaned(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

@@ -1,7 +1,6 @@
 //! The way of a `GetFrames`: its frames are located and laid out, a slot is reserved, runs are queued, and
 //! when the last picture lies in the slot the client is told.
 
-use std::io;
 use std::os::fd::OwnedFd;
 
 use reeld_protocol::error::WireError;
@@ -14,6 +13,7 @@ use super::helpers::{Done, Line, Purpose};
 use super::job::{Decode, Job, Task};
 use super::leases::{Release, Reservation, Slot};
 use super::locating::{self, Sought};
+use super::memory::Reserved;
 use super::plan::plan;
 use super::queue::Pushed;
 use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
@@ -110,6 +110,10 @@ impl Broker {
             Ok((parts, (layouts, slot_bytes))) => {
                 (request.parts, request.layouts, request.slot_bytes) = (parts, layouts, slot_bytes);
                 self.totals.requests += 1;
+                let (client, request_id, frames) =
+                    (request.client, request.request_id, request.frame_count());
+                let parts = request.parts.len();
+                tracing::debug!(client, request_id, key, parts, frames, slot_bytes, "request planned");
                 self.admit(key);
             }
             Err(error) => {
@@ -133,28 +137,23 @@ impl Broker {
     }
 
     /// Lets waiting requests of a client in, in order, as far as there is memory.
-    fn admit_waiting(&mut self, client: u64) {
+    pub(super) fn admit_waiting(&mut self, client: u64) {
         while let Some(key) = self.clients.get(&client).and_then(|client| client.waiting.front().copied()) {
             let Some(bytes) = self.requests.get_mut(key).map(|request| request.slot_bytes) else {
                 self.stop_waiting(client);
                 continue;
             };
             match self.reserve(client, bytes) {
-                Ok(Reservation::Slot(slot)) => {
+                Reserved::Slot(slot) => {
                     self.stop_waiting(client);
                     self.start(key, slot);
                 }
-                Ok(Reservation::Wait) => return,
-                Ok(refused) => {
-                    let quota_bytes = self.settings.limits.client_memory_mib << 20;
-                    self.fail_waiting(client, key, reply::from_reservation(&refused, bytes, quota_bytes));
-                }
-                Err(error) => {
-                    let error = reply::internal(format!("no shared memory for {bytes} bytes: {error}"));
-                    self.fail_waiting(client, key, error);
-                }
+                Reserved::Wait => return self.stop_starving(client),
+                Reserved::WaitForOthers(barrier) => return self.starve(client, key, barrier),
+                Reserved::Refused(error) => self.fail_waiting(client, key, error),
             }
         }
+        self.stop_starving(client);
     }
 
     fn stop_waiting(&mut self, client: u64) {
@@ -168,35 +167,6 @@ impl Broker {
         if let Some(request) = self.requests.remove(key) {
             self.totals.requests_failed += 1;
             self.fail(client, request.request_id, error);
-        }
-    }
-
-    /// Reserves a slot, making and giving back arenas as the client's memory says.
-    fn reserve(&mut self, client: u64, bytes: u64) -> io::Result<Reservation> {
-        self.next_lease += 1;
-        let lease = LeaseId(self.next_lease);
-        loop {
-            let Some(client) = self.clients.get_mut(&client) else { return Ok(Reservation::Wait) };
-            match client.memory.reserve(lease, bytes) {
-                Reservation::NeedsArena { bytes, is_dedicated, revoked } => {
-                    let dropped = client.revoke_arenas(&revoked);
-                    self.next_arena += 1;
-                    let key = ArenaKey(self.next_arena);
-                    let granted = client.grant_arena(key, bytes, is_dedicated);
-                    // The client has given these up, whether or not there is memory for a new one.
-                    self.drop_arenas(&dropped);
-                    let granted = granted?;
-                    self.helpers.run(Line::House, Purpose::Chore, {
-                        let granted = granted.clone();
-                        move || prefault(&granted.fd, granted.bytes)
-                    });
-                    self.arenas.insert(key, granted);
-                }
-                settled @ (Reservation::Slot(_)
-                | Reservation::Wait
-                | Reservation::NoSlots { .. }
-                | Reservation::TooLarge) => return Ok(settled),
-            }
         }
     }
 
@@ -214,6 +184,8 @@ impl Broker {
             return self.fail_request(key, reply::internal("a slot in an arena that was not granted"));
         };
         let record = WantedRecord { request: key, client: request.client, lease: slot.lease };
+        let (client, request_id) = (request.client, request.request_id);
+        tracing::debug!(client, request_id, key, lease = slot.lease.0, "request queued");
         for (part, layout) in request.parts.iter().zip(&request.layouts) {
             let Some(user) = self.catalog.get(part.source).map(|entry| entry.user) else {
                 return self.fail_request(key, reply::invalid("the source was closed"));
@@ -260,6 +232,7 @@ impl Broker {
             return;
         };
         client.memory.fulfil(lease);
+        self.has_memory_moved = true;
         self.totals.frames_delivered += request.frame_count();
         match client.memory.slot(lease) {
             Some(slot) => {
@@ -279,17 +252,24 @@ impl Broker {
 
     /// Answers a request with an error. What engines still do for it goes to nobody.
     pub(super) fn fail_request(&mut self, key: u64, error: WireError) {
-        let Some(request) = self.requests.remove(key) else { return };
+        let Some(client) = self.refuse_request(key, error) else { return };
+        self.forget_unwanted(client);
+        self.admit_waiting(client);
+    }
+
+    /// The same, where what others wait for is looked after by the caller. Returns the request's client.
+    pub(super) fn refuse_request(&mut self, key: u64, error: WireError) -> Option<u64> {
+        let request = self.requests.remove(key)?;
         self.totals.requests_failed += 1;
         if let Some(client) = self.clients.get_mut(&request.client) {
             client.waiting.retain(|&waiting| waiting != key);
             if let Some(lease) = request.lease {
                 client.memory.abandon(lease);
+                self.has_memory_moved = true;
             }
             client.fail(request.request_id, error);
         }
-        self.forget_unwanted(request.client);
-        self.admit_waiting(request.client);
+        Some(request.client)
     }
 
     /// An engine has written a picture.
@@ -341,6 +321,7 @@ impl Broker {
             let (client, lease) = (request.client, request.lease.take());
             if let (Some(client), Some(lease)) = (self.clients.get_mut(&client), lease) {
                 client.memory.abandon(lease);
+                self.has_memory_moved = true;
             }
             self.forget_unwanted(client);
             self.admit(key);
@@ -354,6 +335,7 @@ impl Broker {
             && client.memory.end_writing(record.lease)
         {
             self.relieved.insert(record.client);
+            self.has_memory_moved = true;
         }
         Some(record)
     }
@@ -404,6 +386,7 @@ impl Broker {
         let spent = client.memory.revoke_spent();
         let dropped = client.revoke_arenas(&spent);
         self.drop_arenas(&dropped);
+        self.has_memory_moved = true;
         self.admit_waiting(key);
     }
 }
@@ -432,14 +415,6 @@ fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64)
         width: layout.width,
         dtype: layout.dtype,
     }
-}
-
-/// Provides an arena's pages before they are needed; a failure only means that they come later.
-fn prefault(fd: &OwnedFd, bytes: u64) -> Done {
-    if let Ok(arena) = reeld_protocol::Arena::map(fd, bytes) {
-        arena.populate();
-    }
-    Done::Nothing
 }
 
 /// The arenas that a run writes into.

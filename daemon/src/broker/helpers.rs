@@ -73,6 +73,17 @@ pub enum Done {
     IndexRead { source: CatalogId, stream: StreamIndex, index: Result<Index, IndexError> },
 }
 
+/// Calls of one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineCounts {
+    /// On threads now, hanging ones included.
+    pub running: usize,
+    /// Given up, and not come back.
+    pub abandoned: usize,
+    /// Waiting for a thread.
+    pub waiting: usize,
+}
+
 type Work = Box<dyn FnOnce() -> Done + Send>;
 
 #[derive(Debug)]
@@ -180,6 +191,14 @@ impl Helpers {
         }
         told.retain(|purpose| *purpose != Purpose::Chore);
         told
+    }
+
+    /// How each line is doing that has something to do.
+    pub fn counts(&self) -> impl Iterator<Item = (Line, LineCounts)> {
+        self.lines.iter().map(|(&line, state)| {
+            let (running, abandoned) = (state.running.len(), state.abandoned_count());
+            (line, LineCounts { running, abandoned, waiting: state.waiting.len() })
+        })
     }
 
     /// Calls that were given up and have not come back.

@@ -19,6 +19,9 @@ const ARENA_BYTES_MIN: u64 = 4 << 20;
 /// more than they use.
 const ARENA_BYTES_MAX: u64 = 256 << 20;
 
+/// Arenas of one client: clients map no more. Only a client that got its memory in crumbs comes near it.
+const ARENAS_MAX: usize = 4000;
+
 /// A stretch of an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -65,6 +68,8 @@ pub enum Reservation {
     NeedsArena {
         /// Its length.
         bytes: u64,
+        /// The least that would do where there is no room for that.
+        bytes_min: u64,
         /// For this slot alone.
         is_dedicated: bool,
         /// Empty arenas that have to make room for it in the quota.
@@ -111,17 +116,29 @@ pub struct ClientMemory {
     quota_bytes: u64,
     arenas: BTreeMap<ArenaId, ArenaRecord>,
     holdings: BTreeMap<LeaseId, Holding>,
+    /// Holdings that are not leased.
+    moving_count: u64,
 }
 
 impl ClientMemory {
     /// A client that has nothing yet.
     pub fn new(quota_bytes: u64) -> ClientMemory {
-        ClientMemory { quota_bytes, arenas: BTreeMap::new(), holdings: BTreeMap::new() }
+        ClientMemory { quota_bytes, arenas: BTreeMap::new(), holdings: BTreeMap::new(), moving_count: 0 }
     }
 
     /// Bytes that the client's arenas may have together.
     pub fn quota_bytes(&self) -> u64 {
         self.quota_bytes
+    }
+
+    /// Changes the quota. What lies above it stays until the client gives it back.
+    pub fn change_quota(&mut self, quota_bytes: u64) {
+        self.quota_bytes = quota_bytes;
+    }
+
+    /// True while slots are being filled, or wait for an engine: what they hold may come back soon.
+    pub fn is_moving(&self) -> bool {
+        self.moving_count > 0
     }
 
     /// Reserves a slot for a result. `lease` is a name that was never used before.
@@ -137,11 +154,10 @@ impl ClientMemory {
         if let Some(reservation) = self.grow(bytes, is_dedicated) {
             return reservation;
         }
-        let usage = self.usage();
-        if usage.filling_count + usage.quarantined_count > 0 {
+        if self.is_moving() {
             Reservation::Wait
         } else {
-            Reservation::NoSlots { leased_bytes: usage.leased_bytes }
+            Reservation::NoSlots { leased_bytes: self.usage().leased_bytes }
         }
     }
 
@@ -176,6 +192,7 @@ impl ClientMemory {
         if let Some(holding) = self.holdings.get_mut(&lease) {
             debug_assert_eq!((holding.state, holding.writing_count), (State::Filling, 0));
             holding.state = State::Leased;
+            self.moving_count -= 1;
         }
     }
 
@@ -275,28 +292,40 @@ impl ClientMemory {
         record.slot_count += 1;
         let slot = Slot { lease, arena, offset, bytes };
         self.holdings.insert(lease, Holding { slot, state: State::Filling, writing_count: 0 });
+        self.moving_count += 1;
         Some(slot)
     }
 
     /// An arena that would hold the slot, if the quota has room for one, with empty arenas given up for it.
     fn grow(&mut self, bytes: u64, is_dedicated: bool) -> Option<Reservation> {
+        if self.arenas.len() >= ARENAS_MAX {
+            return None;
+        }
         let used = self.arena_bytes();
         let idle: Vec<(ArenaId, u64)> = self.idle().map(|arena| (arena, self.arenas[&arena].bytes)).collect();
         let preferred = if is_dedicated { bytes } else { self.next_arena_bytes(bytes) };
-        let room = self.quota_bytes - used;
+        let room = self.quota_bytes.saturating_sub(used);
         if preferred <= room {
-            return Some(Reservation::NeedsArena { bytes: preferred, is_dedicated, revoked: Vec::new() });
+            let revoked = Vec::new();
+            return Some(Reservation::NeedsArena {
+                bytes: preferred,
+                bytes_min: bytes,
+                is_dedicated,
+                revoked,
+            });
         }
         let idle_bytes: u64 = idle.iter().map(|(_, bytes)| bytes).sum();
-        if bytes > room + idle_bytes {
+        // After a change of the quota, what is kept may be more than it.
+        let room = self.quota_bytes.saturating_sub(used - idle_bytes);
+        if bytes > room {
             return None;
         }
         for (arena, _) in &idle {
             self.arenas.remove(arena);
         }
-        let granted = preferred.min(room + idle_bytes) & !(SLOT_ALIGNMENT - 1);
+        let granted = preferred.min(room) & !(SLOT_ALIGNMENT - 1);
         let revoked = idle.into_iter().map(|(arena, _)| arena).collect();
-        Some(Reservation::NeedsArena { bytes: granted, is_dedicated, revoked })
+        Some(Reservation::NeedsArena { bytes: granted, bytes_min: bytes, is_dedicated, revoked })
     }
 
     fn next_arena_bytes(&self, bytes: u64) -> u64 {
@@ -306,7 +335,10 @@ impl ClientMemory {
     }
 
     fn free(&mut self, lease: LeaseId) {
-        let Some(Holding { slot, .. }) = self.holdings.remove(&lease) else { return };
+        let Some(Holding { slot, state, .. }) = self.holdings.remove(&lease) else { return };
+        if state != State::Leased {
+            self.moving_count -= 1;
+        }
         let Some(record) = self.arenas.get_mut(&slot.arena) else { return };
         record.slot_count -= 1;
         let (mut offset, mut length) = (slot.offset, slot.bytes);
@@ -353,7 +385,7 @@ mod tests {
             self.next_lease += 1;
             loop {
                 match self.memory.reserve(LeaseId(self.next_lease), bytes) {
-                    Reservation::NeedsArena { bytes, is_dedicated, revoked } => {
+                    Reservation::NeedsArena { bytes, is_dedicated, revoked, .. } => {
                         self.revoked.extend(revoked);
                         self.memory.add_arena(ArenaId(self.next_arena), bytes, is_dedicated);
                         self.next_arena += 1;
@@ -441,6 +473,19 @@ mod tests {
         harness.memory.release(small.lease);
         assert!(matches!(harness.reserve(30 * MIB), Reservation::Slot(_)));
         assert_eq!(harness.revoked, [small.arena]);
+    }
+
+    #[test]
+    fn lowered_quota_grants_nothing_more_and_takes_nothing_away() {
+        let mut harness = Harness::new(32 * MIB);
+        let slots = [harness.leased(3 * MIB), harness.leased(3 * MIB)];
+        harness.memory.change_quota(4 * MIB);
+        assert_eq!(harness.reserve(3 * MIB), Reservation::NoSlots { leased_bytes: 6 * MIB });
+        harness.memory.release(slots[0].lease);
+        assert_eq!(harness.reserve(3 * MIB), Reservation::NoSlots { leased_bytes: 3 * MIB });
+        harness.memory.release(slots[1].lease);
+        assert!(matches!(harness.reserve(3 * MIB), Reservation::Slot(_)));
+        assert!(harness.memory.usage().arena_bytes <= 4 * MIB);
     }
 
     #[test]
@@ -582,6 +627,7 @@ mod tests {
                 prop_assert!(usage.arena_bytes <= harness.memory.quota_bytes());
                 let slots = usage.lease_count + usage.filling_count + usage.quarantined_count;
                 prop_assert_eq!(slots, live.len() as u64);
+                prop_assert_eq!(harness.memory.is_moving(), live.iter().any(|slot| !slot.is_leased));
             }
             for slot in live {
                 (0..slot.writing).for_each(|_| {

@@ -8,6 +8,10 @@
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `running`     | handing jobs to engines, and what comes back                          |
 //! | `tending`     | what happens by the clock, and the status report                      |
+//! | `signals`     | what the administrator asks for                                       |
+//! | `drain`       | how the daemon ends                                                   |
+//! | `reload`      | how the configuration is read again                                   |
+//! | `dump`        | the state, for the log                                                |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
 //! | `index_store` | indexes on disk                                                       |
@@ -16,6 +20,10 @@
 //! | `engines`     | the engine processes                                                  |
 //! | `backoff`, `blame` | pure: how long to wait for the next engine, and whose fault a death is |
 //! | `spawner`     | the thread that starts processes                                      |
+//! | `memory`      | granting slots and arenas, and who waits for memory of others         |
+//! | `gates`       | back-pressure: how many requests may be in flight                     |
+//! | `node_memory` | how much memory there is                                              |
+//! | `descriptors` | the limit of open files, and what is done where it is reached         |
 //! | `peer`        | a socket as the loop sees it                                          |
 //! | `death`       | how a client's death is noticed that its socket does not show         |
 //! | `helpers`     | threads for calls that may hang                                       |
@@ -26,8 +34,9 @@
 //! | `audit`       | what must hold across all tables                                      |
 //! | `switches`    | what only tests change                                                |
 //! | `listen`      | the listening socket and its lock                                     |
+//! | `service`     | what the service manager is told and gives                            |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `leases` | pure: what to decode, whose turn it is, whose memory it is |
+//! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
 
 mod audit;
 mod backoff;
@@ -35,22 +44,32 @@ mod blame;
 mod catalog;
 mod client;
 mod death;
+mod descriptors;
+mod drain;
+mod dump;
 mod engines;
 mod frames;
+mod gates;
 mod helpers;
 mod index_store;
 mod job;
 mod leases;
 mod listen;
 mod locating;
+mod memory;
+mod node_memory;
 mod opening;
 mod parting;
 mod peer;
 mod plan;
 mod queue;
+mod quotas;
+mod reload;
 mod reply;
 mod requests;
 mod running;
+mod service;
+mod signals;
 mod source_file;
 mod spawner;
 mod switches;
@@ -67,26 +86,33 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::Hello;
+use reeld_protocol::handshake::{Hello, RefusalCause};
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::socket::peer_identity;
 use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
-use client::{Client, GrantedArena};
+use client::{Client, ErrorCounts, GrantedArena};
 use death::Watch;
+use drain::Drain;
 use engines::{EngineKey, Engines};
+use gates::{Gate, Gates, Turn};
 use helpers::{Done, Helpers, Line};
 use index_store::IndexStore;
-use job::Job;
+use job::{Job, User};
+use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
 use peer::Remains;
 use queue::{Queue, Waiter};
+use quotas::{Barrier, Quotas};
+use reload::{Reload, Reloading};
 use requests::Requests;
+use service::Service;
+use signals::{Signal, Signals};
 use switches::Switches;
 use turns::Turns;
 
@@ -104,10 +130,17 @@ enum PeerKey {
 #[derive(Debug)]
 enum Event {
     Connected(UnixStream),
+    /// A connection waits that cannot be accepted for want of descriptors. `tried` hears when those that can
+    /// be spared are closed.
+    OutOfDescriptors {
+        tried: oneshot::Sender<()>,
+    },
+    /// A message. One that needs an answer has its turn.
     Frame {
         key: PeerKey,
         line: Line,
         frame: Frame,
+        turn: Option<Turn>,
     },
     /// A socket has ended.
     Gone {
@@ -126,7 +159,7 @@ enum Event {
         call: u64,
         done: Done,
     },
-    Stop,
+    Reloaded(Result<Box<Settings>, String>),
 }
 
 /// What an event means for the loop.
@@ -158,78 +191,118 @@ struct Broker {
     relieved: BTreeSet<u64>,
     arenas: HashMap<ArenaKey, GrantedArena>,
     next_arena: u64,
+    /// Arenas that no client has any more, but that an engine may still write to.
+    detached: HashMap<ArenaKey, DetachedArena>,
+    /// Who has how much of what all share.
+    quotas: Quotas,
+    /// All the memory that there is.
+    node_bytes: u64,
+    /// Requests that wait for memory of others.
+    starving: Starving,
+    /// Something happened that may help them.
+    has_memory_moved: bool,
+    /// Requests in flight by user.
+    gates: BTreeMap<User, Gate>,
     next_lease: u64,
     helpers: Helpers,
     /// Handles on files that clients left behind, given back a few at a time.
     leavings: Vec<CatalogId>,
     turns: Turns,
     totals: Totals,
+    /// Error replies to clients that are gone.
+    past_errors: ErrorCounts,
+    /// None in tests of parts of the broker.
+    accepting: Option<listen::Accepting>,
+    service: Service,
+    drain: Option<Drain>,
+    reload: Arc<Reload>,
+    reloading: Reloading,
+    /// Lines of the log that were dropped, as far as the log says so.
+    log_lines_dropped: u64,
     events: mpsc::Sender<Event>,
 }
 
-/// Serves until it is told to stop. `ffmpeg_versions` is what clients are told about the engines.
-pub fn serve(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+/// Serves until it is told to stop. `reload` reads the settings anew; `ffmpeg_versions` is what clients are told
+/// about the engines.
+pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(helpers::THREADS_MAX)
         .thread_name("reeld-helper")
         .build()?;
-    let result = runtime.block_on(run(settings, ffmpeg_versions));
+    let result = runtime.block_on(run(settings, reload, ffmpeg_versions));
     // Nothing is closed here that may be a file on a dead file system, and no helper is waited for that hangs
     // on one: what is left is the kernel's to close when the process ends.
     std::mem::forget(runtime);
     result
 }
 
-async fn run(settings: Settings, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
+    descriptors::raise_limit();
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let listening = listen::Listening::start(&settings.socket, settings.socket_mode)?;
-    listen::stop_on_signals(events.clone())?;
-    let accepting = tokio::spawn(listening.accept(events.clone())?);
+    let (service, listening) = listen(&settings)?;
+    let socket = listening.path();
+    let signals = Signals::start()?;
+    let accepting = listening.accept(events.clone())?;
     if let Some(fd) = settings.ready_fd {
         listen::announce(fd)?;
     }
-    tracing::info!(socket = %settings.socket.display(), pid = std::process::id(), "serving");
+    tracing::info!(socket = %socket.display(), pid = std::process::id(), "serving");
     // Not dropped, for the reason given in `serve`.
-    let mut broker = ManuallyDrop::new(Broker::new(settings, ffmpeg_versions, events)?);
+    let mut broker = ManuallyDrop::new(Broker::new(settings, reload, ffmpeg_versions, events)?);
+    broker.accepting = Some(accepting);
+    broker.service = service;
+    broker.service.ready();
     let mut tick = tokio::time::interval(tending::TICK);
     loop {
         let deadline = broker.next_deadline();
         let flow = tokio::select! {
             event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.turn(|broker| broker.handle(event))),
+            signal = signals.next() => broker.turn(|broker| broker.obey(signal)),
             _ = tick.tick() => broker.turn(Broker::tend),
             () = tokio::time::sleep_until(deadline.into()) => broker.turn(Broker::expire),
         };
         if flow == Flow::Stop {
-            tracing::info!("stopping");
-            broker.engines.kill_all();
-            // The socket's file and lock go with this task: others may serve from here on, whatever hangs.
-            accepting.abort();
-            let _ = accepting.await;
+            broker.end();
             return Ok(());
         }
     }
 }
 
+/// The service manager, and the socket that it passed or else one of our own. A private daemon has no service
+/// manager: what it finds in its environment was meant for a program that started it.
+fn listen(settings: &Settings) -> io::Result<(Service, listen::Listening)> {
+    let own = || listen::Listening::start(&settings.socket, settings.socket_mode);
+    if settings.is_private {
+        return Ok((Service::default(), own()?));
+    }
+    let listening = match service::passed_socket()? {
+        Some(passed) => listen::Listening::passed(passed)?,
+        None => own()?,
+    };
+    Ok((Service::from_environment()?, listening))
+}
+
 impl Broker {
     fn new(
         settings: Settings,
+        reload: Reload,
         ffmpeg_versions: Vec<String>,
         events: mpsc::Sender<Event>,
     ) -> io::Result<Broker> {
         let index_store = index_store(&settings);
-        let engine_count_max = settings.limits.engine_count_max.unwrap_or_else(engines::processor_count);
+        let node_bytes = node_memory::bytes();
         let switches = Switches::from_environment();
         let mut instance = [0; 16];
         rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty())?;
         Ok(Broker {
-            engines: Engines::new(
-                engine_count_max,
-                settings.limits.engine_cache_mib,
-                settings.log.clone(),
-                switches.silence_max,
-                events.clone(),
-            )?,
+            engines: Engines::new(&settings.limits, &settings.log, switches.silence_max, events.clone())?,
+            quotas: Quotas::new(memory::quota_limits(&settings, node_bytes)),
+            node_bytes,
+            detached: HashMap::new(),
+            starving: Starving::default(),
+            has_memory_moved: false,
+            gates: BTreeMap::new(),
             settings,
             switches,
             ffmpeg_versions,
@@ -239,7 +312,7 @@ impl Broker {
             next_client: 0,
             without_clients_since: Instant::now(),
             had_clients: false,
-            catalog: Catalog::default(),
+            catalog: Catalog::new(descriptors::count_max()),
             opens: HashMap::new(),
             next_open: 0,
             index_store,
@@ -253,6 +326,13 @@ impl Broker {
             leavings: Vec::new(),
             turns: Turns::default(),
             totals: Totals::default(),
+            past_errors: ErrorCounts::default(),
+            accepting: None,
+            service: Service::default(),
+            drain: None,
+            reload: Arc::new(reload),
+            reloading: Reloading::Idle,
+            log_lines_dropped: 0,
             events,
         })
     }
@@ -260,9 +340,12 @@ impl Broker {
     fn handle(&mut self, event: Event) -> Flow {
         match event {
             Event::Connected(stream) => self.connect(stream),
-            Event::Frame { key, line, frame } => {
+            Event::OutOfDescriptors { tried } => {
+                self.shed_files_and(tried);
+            }
+            Event::Frame { key, line, frame, turn } => {
                 let unused = match key {
-                    PeerKey::Client(client) => self.client_frame(client, frame),
+                    PeerKey::Client(client) => self.client_frame(client, frame, turn),
                     PeerKey::Engine(engine) => self.engine_frame(engine, frame),
                 };
                 if !unused.is_empty() {
@@ -273,8 +356,8 @@ impl Broker {
             Event::Gone { reason, remains } => {
                 match remains.key {
                     PeerKey::Client(client) => {
-                        if let Some(reason) = reason {
-                            tracing::info!(client, %reason, "connection ended");
+                        if let (Some(reason), Some(client)) = (reason, self.clients.get_mut(&client)) {
+                            client.end_reason.get_or_insert_with(|| reason.to_string());
                         }
                         self.forget_client(client);
                     }
@@ -289,8 +372,7 @@ impl Broker {
                 self.helpers.discard(remains.line, remains);
             }
             Event::Died(client) => {
-                tracing::debug!(client, "the client's process has ended");
-                self.forget_client(client);
+                self.end_client(client, "its process has ended");
             }
             Event::Writable(remains) => {
                 match remains.key {
@@ -312,13 +394,13 @@ impl Broker {
                 self.helpers.discard(line, remains);
                 self.check_chores(key, line);
             }
-            Event::EngineSpawned(engine, spawned) => self.engines.spawned(engine, spawned),
+            Event::EngineSpawned(engine, spawned) => self.engine_spawned(engine, spawned),
             Event::EngineExited(engine) => self.engine_exited(engine),
             Event::Helped { line, call, done } => self.helped(line, call, done),
-            Event::Stop => return Flow::Stop,
+            Event::Reloaded(read) => self.reloaded(read),
         }
         self.settle_turn();
-        Flow::GoOn
+        self.settle_drain()
     }
 
     /// Does something as one turn of the loop, and takes its time.
@@ -338,12 +420,36 @@ impl Broker {
     /// What follows from whatever has happened.
     fn settle_turn(&mut self) {
         self.admit_relieved();
+        self.admit_starving();
         self.dispatch();
         self.drop_broken_clients();
         self.give_back_leavings();
     }
 
+    fn obey(&mut self, signal: Signal) -> Flow {
+        match signal {
+            Signal::Stop => self.begin_drain("a signal"),
+            Signal::Reload => self.begin_reload(),
+            Signal::Dump => self.dump(),
+        }
+        self.settle_drain()
+    }
+
+    /// The last thing that is done: what is left goes with the process.
+    fn end(&mut self) {
+        for client in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.end_client(client, "the daemon ends");
+        }
+        self.engines.end();
+        tracing::info!(uptime_seconds = self.started.elapsed().as_secs(), "stopped");
+        // Others may serve from here on, even if a dead file system keeps this process from ending.
+        self.accepting = None;
+    }
+
     fn connect(&mut self, stream: UnixStream) {
+        if self.is_draining() {
+            return;
+        }
         let identity = match peer_identity(&stream) {
             Ok(identity) => identity,
             Err(error) => return tracing::warn!(%error, "a peer that cannot be identified"),
@@ -360,20 +466,65 @@ impl Broker {
         }
         self.next_client += 1;
         let (key, events) = (self.next_client, self.events.clone());
-        let quota_bytes = self.settings.limits.client_memory_mib << 20;
+        let user = Client::user(key, identity);
+        if let Err(barrier) = self.quotas.connect(user) {
+            let reason = self.too_many_clients(barrier);
+            tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "connection refused");
+            listen::refuse(&stream, RefusalCause::Limit, reason);
+            return self.helpers.discard(line, stream);
+        }
+        let limits = &self.settings.limits;
+        let quota_bytes = limits.client_memory_mib << 20;
+        let of_user = self.gates.entry(user).or_insert_with(|| Gate::new(limits.user_requests_max));
+        let gates = Gates { client: Gate::new(limits.client_requests_max), user: of_user.clone() };
         let best = self.switches.death;
-        let client = Client::new(key, identity, quota_bytes, Instant::now(), |permits| {
+        let client = Client::new(key, identity, quota_bytes, gates, Instant::now(), |gates| {
             let watch = Watch::start(best, key, &stream, identity, events.clone());
-            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(permits)), watch)
+            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(gates)), watch)
         });
-        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "client connected");
+        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "connection accepted");
         self.clients.insert(key, client);
         self.had_clients = true;
         self.totals.clients += 1;
     }
 
+    fn too_many_clients(&self, barrier: Barrier) -> String {
+        let limits = &self.settings.limits;
+        match barrier {
+            Barrier::UserClients => format!(
+                "{} clients of this user are connected (user_client_count_max); end some, or raise the limit",
+                limits.user_client_count_max
+            ),
+            Barrier::Clients | Barrier::UserSources | Barrier::UserMemory | Barrier::Memory => format!(
+                "{} clients are connected (client_count_max); end some, or raise the limit",
+                limits.client_count_max
+            ),
+        }
+    }
+
+    /// New limits hold for what is granted from now on, and whoever waits is looked at again.
+    fn apply_limits(&mut self, limits: Limits) {
+        self.settings.limits = limits;
+        let limits = &self.settings.limits;
+        self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
+        self.engines.change_limits(limits, &self.settings.log);
+        for gate in self.gates.values_mut() {
+            gate.resize(limits.user_requests_max);
+        }
+        for client in self.clients.values_mut() {
+            client.gate.resize(limits.client_requests_max);
+            client.memory.change_quota(limits.client_memory_mib << 20);
+        }
+        self.has_memory_moved = true;
+        let waiting = self.clients.iter().filter(|(_, client)| !client.waiting.is_empty());
+        for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.admit_waiting(client);
+        }
+        self.settle_turn();
+    }
+
     /// Handles a message, and returns the descriptors that it has no use for.
-    fn client_frame(&mut self, key: u64, mut frame: Frame) -> Vec<OwnedFd> {
+    fn client_frame(&mut self, key: u64, mut frame: Frame, turn: Option<Turn>) -> Vec<OwnedFd> {
         let mut fds = std::mem::take(&mut frame.fds);
         let Some(client) = self.clients.get_mut(&key) else { return fds };
         if client.name.is_none() {
@@ -389,12 +540,20 @@ impl Broker {
             }
             return fds;
         }
-        client.request_count += 1;
+        client.accept(request_id, kind, turn, Instant::now());
+        if frame.are_fds_lost() {
+            self.shed_files();
+            self.fail(key, request_id, reply::lost_descriptors());
+            return fds;
+        }
         match Request::decode(kind, &frame.body) {
+            Ok(Some(Request::OpenSource(_) | Request::GetFrames(_))) if self.is_draining() => {
+                self.fail(key, request_id, reply::shutting_down());
+            }
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
             Ok(Some(Request::Status)) => {
-                let status = Reply::Status(Box::new(self.status()));
+                let status = Reply::Status(Box::new(self.status(key)));
                 if let Some(client) = self.clients.get_mut(&key) {
                     client.reply(request_id, &status);
                 }
@@ -413,9 +572,11 @@ impl Broker {
         };
         let (daemon, ffmpeg) = (daemon_name(), self.ffmpeg_versions.join(", "));
         let Some(client) = self.clients.get_mut(&key) else { return };
-        if !client.greet(hello, self.instance, &daemon, &ffmpeg) {
-            self.break_off(key, "another version of the protocol");
+        if !client.greet(&hello, self.instance, &daemon, &ffmpeg) {
+            return self.break_off(key, "another version of the protocol");
         }
+        let (pid, uid) = (client.identity.pid, client.identity.uid);
+        tracing::info!(client = key, pid, uid, name = client.name(), "client connected");
     }
 
     fn client_notice(&mut self, key: u64, notice: Notice) {
@@ -424,6 +585,7 @@ impl Broker {
             Notice::CloseSource(source) => {
                 let Some(client) = self.clients.get_mut(&key) else { return };
                 if let Some(opened) = client.sources.remove(&source) {
+                    self.quotas.close_sources(client.user, 1);
                     self.catalog.release(opened.catalog, Instant::now());
                 }
             }
@@ -447,8 +609,14 @@ impl Broker {
 
     /// Ends a connection that does not keep to the protocol.
     fn break_off(&mut self, client: u64, reason: &str) {
-        tracing::info!(client, reason, "connection broken off");
-        self.forget_client(client);
+        self.end_client(client, reason);
+    }
+
+    fn end_client(&mut self, key: u64, reason: &str) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.end_reason.get_or_insert_with(|| reason.to_owned());
+        }
+        self.forget_client(key);
     }
 
     fn drop_broken_clients(&mut self) {
@@ -476,8 +644,9 @@ impl Broker {
         }
         let far = now + Duration::from_secs(3600);
         let at = |millis| self.started.checked_add(Duration::from_millis(millis));
-        let deadline = self.requests.next_deadline().and_then(at).unwrap_or(far);
-        self.engines.next_start(now).map_or(deadline, |start| start.min(deadline))
+        let of_requests = self.requests.next_deadline().and_then(at);
+        let others = [self.engines.next_start(now), self.starving.next_deadline(), self.drain_deadline()];
+        others.into_iter().flatten().chain(of_requests).min().unwrap_or(far)
     }
 
     /// Answers requests whose deadline has passed.
@@ -486,8 +655,9 @@ impl Broker {
         while let Some(request) = self.requests.overdue(now_millis) {
             self.fail_request(request, reply::deadline());
         }
+        self.refuse_starved(Instant::now());
         self.settle_turn();
-        Flow::GoOn
+        self.settle_drain()
     }
 }
 

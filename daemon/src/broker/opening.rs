@@ -14,7 +14,7 @@ use reeld_protocol::metadata::{EffectiveMetadata, MediaMetadata, StreamMetadata,
 
 use super::blame::{Blame, Death};
 use super::catalog::Knowledge;
-use super::client::{OpenedSource, SOURCES_MAX};
+use super::client::{OpenedSource, cleaned};
 use super::helpers::{Done, Line, Purpose};
 use super::index_store::{IndexKey, IndexStore};
 use super::job::{Job, Task};
@@ -67,12 +67,11 @@ impl Broker {
                 reply::invalid("exactly one file must come with OpenSource"),
             );
         }
-        if opener.sources.len() >= SOURCES_MAX {
-            let reason = format!("{SOURCES_MAX} sources are open; close some");
-            return self.fail(client, request_id, reply::limit(reason));
-        }
         if self.helpers.is_silent(line) {
             return self.fail(client, request_id, reply::silent_file_system(&printable(&options.label)));
+        }
+        if let Err(error) = self.count_source(client) {
+            return self.fail(client, request_id, error);
         }
         let Some(fd) = fds.pop() else { return };
         self.next_open += 1;
@@ -83,6 +82,35 @@ impl Broker {
         self.helpers.run(line, Purpose::Open(open), move || {
             Done::SourceChecked(source_file::check(fd, is_memory, &label))
         });
+    }
+
+    /// One more source of this client, if it and its user may have one more.
+    fn count_source(&mut self, client: u64) -> Result<(), WireError> {
+        let limits = &self.settings.limits;
+        let Some(client) = self.clients.get_mut(&client) else { return Ok(()) };
+        if client.sources.len() + client.opening_count >= limits.client_sources_max {
+            let count = limits.client_sources_max;
+            let reason = format!("this client has {count} sources open (client_sources_max); close some");
+            return Err(reply::limit(reason));
+        }
+        if self.quotas.open_source(client.user).is_err() {
+            let count = limits.user_sources_max;
+            let reason = format!(
+                "the clients of this user have {count} sources open (user_sources_max); close some, or open \
+                 each file once in fewer processes"
+            );
+            return Err(reply::limit(reason));
+        }
+        client.opening_count += 1;
+        Ok(())
+    }
+
+    /// An open has come to nothing.
+    fn discount_open(&mut self, client: u64) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.opening_count = client.opening_count.saturating_sub(1);
+            self.quotas.close_sources(client.user, 1);
+        }
     }
 
     pub(super) fn source_checked(
@@ -112,6 +140,16 @@ impl Broker {
         let (source, surplus) =
             self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, Instant::now());
         pending.source = Some(source);
+        let is_first =
+            self.catalog.get(source).is_some_and(|entry| matches!(entry.media, Knowledge::Unknown));
+        tracing::debug!(
+            client = pending.client,
+            request_id = pending.request_id,
+            source = source.0,
+            label = pending.options.label,
+            is_first,
+            "source opened"
+        );
         if let Some(surplus) = surplus {
             self.helpers.discard(line, surplus);
         }
@@ -212,6 +250,7 @@ impl Broker {
             Timeline::Exact { content, .. } => (Some(*content), EffectiveMetadata::exact(header, content)),
             Timeline::Approximate { effective, .. } => (None, *effective),
         };
+        client.opening_count = client.opening_count.saturating_sub(1);
         let source = client.next_source();
         let thread_count = options.thread_count;
         let (height, width) = (header.height, header.width);
@@ -233,7 +272,18 @@ impl Broker {
 
     /// An engine has made an index. Reading it may take milliseconds, so a helper does it; in the user's line,
     /// because an engine that was taken over may send anything.
-    pub(super) fn scanned(&mut self, source: CatalogId, stream: StreamIndex, fds: &mut Vec<OwnedFd>) {
+    pub(super) fn scanned(
+        &mut self,
+        source: CatalogId,
+        stream: StreamIndex,
+        fds: &mut Vec<OwnedFd>,
+        is_lost: bool,
+    ) {
+        if is_lost {
+            self.shed_files();
+            let reason = reply::lost_descriptors().message;
+            return self.catalog_job_failed(source, &EngineError::LimitReached(reason));
+        }
         let (Some(fd), Some(entry)) = (fds.pop(), self.catalog.get(source)) else {
             return self.catalog_job_failed(source, &EngineError::Internal("an index did not come".into()));
         };
@@ -269,6 +319,8 @@ impl Broker {
                     self.keep_index(source, stream, &index);
                 }
                 if let Some(entry) = self.catalog.get_mut(source) {
+                    let (label, frames) = (&entry.label, index.entries.len());
+                    tracing::debug!(source = source.0, stream = stream.0, label, frames, "scan done");
                     entry.indexes.insert(stream, Knowledge::Present(index));
                 }
                 self.advance_opens_of(source);
@@ -347,6 +399,7 @@ impl Broker {
         if let Some(source) = pending.source {
             self.catalog.release(source, Instant::now());
         }
+        self.discount_open(pending.client);
         self.fail(pending.client, pending.request_id, error);
     }
 
@@ -369,8 +422,7 @@ impl Broker {
 
 /// A label for logs and messages: no control characters, and not too long.
 fn printable(label: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
-    label.chars().take(LABEL_CHARS_MAX).map(printable).collect()
+    cleaned(&label.chars().take(LABEL_CHARS_MAX).collect::<String>())
 }
 
 fn read_index(fd: OwnedFd) -> Result<Index, IndexError> {

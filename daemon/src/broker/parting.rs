@@ -4,6 +4,7 @@
 //! How the end of a client is noticed is the matter of `peer` and `death`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use reeld_protocol::error::WireError;
@@ -11,7 +12,7 @@ use reeld_protocol::error::WireError;
 use super::helpers::{Done, Line, Purpose};
 use super::peer::Remains;
 use super::{Broker, PeerKey, catalog, reply};
-use crate::link::ArenaKey;
+use crate::link::{ArenaKey, CatalogId};
 
 /// Handles on files that are given back in one turn of the loop, and files that are forgotten in one: well
 /// below a millisecond.
@@ -66,7 +67,16 @@ impl Broker {
     /// Gives back everything that a client held. The only way in which a client ends.
     pub(super) fn forget_client(&mut self, key: u64) {
         let Some(client) = self.clients.remove(&key) else { return };
-        tracing::debug!(client = key, "client gone");
+        client.log_end(Instant::now());
+        for (code, count) in &client.errors {
+            *self.past_errors.entry(code).or_default() += count;
+        }
+        self.stop_starving(key);
+        self.quotas.disconnect(client.user);
+        self.quotas.close_sources(client.user, client.sources.len() + client.opening_count);
+        if self.quotas.account(client.user).client_count == 0 {
+            self.gates.remove(&client.user);
+        }
         self.forget_opens(key);
         for request in self.requests.of_client(key) {
             self.requests.remove(request);
@@ -80,6 +90,7 @@ impl Broker {
         // is never given to anybody else.
         let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();
         self.drop_arenas(&arenas);
+        self.has_memory_moved = true;
         self.without_clients_since = Instant::now();
     }
 
@@ -92,20 +103,23 @@ impl Broker {
             self.catalog.release(source, now);
         }
         let evicted = self.catalog.evict(now, LEAVINGS_PER_TURN);
+        self.close_files(evicted, ());
+    }
+
+    /// Closes files that the catalog has forgotten, each in its user's line. `witness` is dropped with the last.
+    pub(super) fn close_files(
+        &mut self,
+        evicted: Vec<(CatalogId, catalog::Entry)>,
+        witness: impl Send + Sync + 'static,
+    ) {
+        let witness = Arc::new(witness);
         let mut lines: BTreeMap<Line, Vec<catalog::Entry>> = BTreeMap::new();
         for (source, entry) in evicted {
             self.engines.drop_source(source);
             lines.entry(Line::User(entry.user.uid)).or_default().push(entry);
         }
         for (line, entries) in lines {
-            self.helpers.discard(line, entries);
-        }
-    }
-
-    pub(super) fn drop_arenas(&mut self, arenas: &[ArenaKey]) {
-        for arena in arenas {
-            self.arenas.remove(arena);
-            self.engines.drop_arena(*arena);
+            self.helpers.discard(line, (entries, Arc::clone(&witness)));
         }
     }
 }

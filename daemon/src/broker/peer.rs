@@ -14,8 +14,9 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+use super::gates::{Gates, Turn};
 use super::helpers::Line;
 use super::{Event, PeerKey};
 
@@ -49,14 +50,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Takes over a connection. Each message that needs an answer takes a permit of `requests`, if given,
-    /// before it becomes an event; without one, the socket is not read.
+    /// Takes over a connection. Each message that needs an answer passes the gates, if given, before it
+    /// becomes an event; until it has, the socket is not read.
     pub fn start(
         key: PeerKey,
         line: Line,
         stream: UnixStream,
         events: mpsc::Sender<Event>,
-        requests: Option<Arc<Semaphore>>,
+        gates: Option<Gates>,
     ) -> Peer {
         let stream = Arc::new(stream);
         let reading = Reading {
@@ -66,7 +67,7 @@ impl Peer {
             events: events.clone(),
             reader: FrameReader::new(),
         };
-        tokio::spawn(reading.run(requests));
+        tokio::spawn(reading.run(gates));
         Peer { key, line, stream, outbox: Outbox::new(), is_waiting: false, events }
     }
 
@@ -90,6 +91,11 @@ impl Peer {
     /// Says that nothing more will be sent: the other side ends when it has done what it was told.
     pub fn finish(&mut self) {
         let _ = rustix::net::shutdown(self.stream.as_ref(), rustix::net::Shutdown::Write);
+    }
+
+    /// True while nothing waits to be sent.
+    pub fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
     }
 
     /// The socket can be written to again.
@@ -150,14 +156,14 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(mut self, requests: Option<Arc<Semaphore>>) {
-        let reason = self.read_frames(requests.as_deref()).await.err();
+    async fn run(mut self, gates: Option<Gates>) {
+        let reason = self.read_frames(gates.as_ref()).await.err();
         let Reading { key, line, stream, events, reader } = self;
         let remains = Remains { key, line, stream, fds: reader.into_fds() };
         let _ = events.send(Event::Gone { reason, remains }).await;
     }
 
-    async fn read_frames(&mut self, requests: Option<&Semaphore>) -> io::Result<()> {
+    async fn read_frames(&mut self, gates: Option<&Gates>) -> io::Result<()> {
         let mut is_ready = false;
         loop {
             let received = self.receive(is_ready).await?;
@@ -165,15 +171,17 @@ impl Reading {
             while let Some(frame) =
                 self.reader.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
             {
-                let turn = self.wait_for_turn(&frame, requests).await;
+                let (turn, is_over) = match self.wait_for_turn(&frame, gates).await {
+                    Admission::AtOnce(turn) => (turn, false),
+                    Admission::Waited(turn) => {
+                        is_ready = true;
+                        (Some(turn), false)
+                    }
+                    Admission::Never => (None, true),
+                };
                 let (key, line) = (self.key, self.line);
-                if self.events.send(Event::Frame { key, line, frame }).await.is_err() {
+                if self.events.send(Event::Frame { key, line, frame, turn }).await.is_err() || is_over {
                     return Ok(());
-                }
-                match turn {
-                    Turn::AtOnce => {}
-                    Turn::Waited => is_ready = true,
-                    Turn::Never => return Ok(()),
                 }
             }
             let fds = self.reader.take_strays();
@@ -202,23 +210,21 @@ impl Reading {
 
     /// Requests wait while too many are unanswered; notices, which give things back, do not. The end of the
     /// connection ends the wait.
-    async fn wait_for_turn(&self, frame: &Frame, requests: Option<&Semaphore>) -> Turn {
-        let Some(requests) = requests.filter(|_| frame.header.request_id != 0) else { return Turn::AtOnce };
-        if let Ok(permit) = requests.try_acquire() {
-            // Given back by the loop, with the terminal reply.
-            permit.forget();
-            return Turn::AtOnce;
+    async fn wait_for_turn(&self, frame: &Frame, gates: Option<&Gates>) -> Admission {
+        let Some(gates) = gates.filter(|_| frame.header.request_id != 0) else {
+            return Admission::AtOnce(None);
+        };
+        // Given back by the loop, with the terminal reply.
+        if let Some(turn) = gates.try_pass() {
+            return Admission::AtOnce(Some(turn));
         }
         tokio::select! {
-            permit = requests.acquire() => match permit {
-                Ok(permit) => {
-                    permit.forget();
-                    Turn::Waited
-                }
+            turn = gates.pass() => match turn {
+                Some(turn) => Admission::Waited(turn),
                 // The client was let go.
-                Err(_) => Turn::Never,
+                None => Admission::Never,
             },
-            () = self.end() => Turn::Never,
+            () = self.end() => Admission::Never,
         }
     }
 
@@ -237,11 +243,11 @@ impl Reading {
     }
 }
 
-/// How a message came to its turn.
-enum Turn {
-    AtOnce,
+/// How a message came to its turn. Messages that need no answer, and those of engines, have none.
+enum Admission {
+    AtOnce(Option<Turn>),
     /// After a wait in which readiness was consumed.
-    Waited,
+    Waited(Turn),
     /// The connection ended before.
     Never,
 }

@@ -7,6 +7,7 @@ use reeld_protocol::error::{ErrorCode, WireError};
 use super::blame::{Blame, Death};
 use super::leases::Reservation;
 use super::plan::PlanError;
+use super::quotas::{Account, Barrier, QuotaLimits};
 use crate::link::EngineError;
 
 /// A request that cannot be planned.
@@ -31,6 +32,9 @@ pub fn from_engine(error: &EngineError, label: &str) -> WireError {
             ErrorCode::SourceChanged,
             format!("{label}: the file was changed after it was opened; open it again"),
         ),
+        EngineError::LimitReached(reason) => {
+            WireError::new(ErrorCode::LimitReached, format!("{label}: {reason}"))
+        }
         EngineError::Internal(reason) => {
             tracing::error!(label, reason, "an engine failed");
             WireError::new(ErrorCode::Internal, format!("{label}: reeld made a mistake: {reason}"))
@@ -40,7 +44,6 @@ pub fn from_engine(error: &EngineError, label: &str) -> WireError {
 
 /// A reservation that failed.
 pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64) -> WireError {
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let message = match reservation {
         Reservation::TooLarge => format!(
             "a result of {:.1} MiB is over this client's quota of {:.1} MiB of shared memory; ask for fewer \
@@ -50,7 +53,7 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
         ),
         Reservation::NoSlots { leased_bytes } => format!(
             "no room in one piece for a result of {:.1} MiB: this client still holds frames of {:.1} MiB out of its \
-             quota of {:.1} MiB; drop or copy them",
+             quota of {:.1} MiB (client_memory_mib); drop or copy them",
             mib(bytes),
             mib(*leased_bytes),
             mib(quota_bytes)
@@ -61,6 +64,70 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
     };
     let is_retryable = !matches!(reservation, Reservation::TooLarge);
     WireError { code: ErrorCode::NoSlots, is_retryable, message }
+}
+
+/// A result that is larger than any client may have, beside the client's own quota.
+pub fn too_large(bytes: u64, largest_bytes: u64, barrier: Barrier) -> WireError {
+    let (name, why) = match barrier {
+        Barrier::UserMemory => ("user_memory_mib", "the quota of all clients of this user"),
+        Barrier::Memory => ("memory_mib", "what one user may have of the memory of all clients"),
+        Barrier::UserClients | Barrier::Clients | Barrier::UserSources => {
+            return internal("a count was taken for memory");
+        }
+    };
+    let message = format!(
+        "a result of {:.1} MiB is over {why}, {:.1} MiB; ask for fewer frames at a time, or raise {name}",
+        mib(bytes),
+        mib(largest_bytes)
+    );
+    WireError::new(ErrorCode::NoSlots, message)
+}
+
+/// A result for which the user's clients, or all clients, leave no room.
+pub fn no_room(
+    bytes: u64,
+    barrier: Barrier,
+    user: Account,
+    total: Account,
+    limits: QuotaLimits,
+) -> WireError {
+    let own_bytes = user.arena_bytes + user.detached_bytes;
+    let message = match barrier {
+        Barrier::UserMemory => format!(
+            "no room for a result of {:.1} MiB: all clients of this user have {:.1} MiB of shared memory out of \
+             {:.1} MiB (user_memory_mib); drop or copy frames, or raise user_memory_mib",
+            mib(bytes),
+            mib(own_bytes),
+            mib(limits.user_memory_bytes)
+        ),
+        Barrier::Memory => format!(
+            "no room for a result of {:.1} MiB: all clients have {:.1} MiB of shared memory out of {:.1} MiB \
+             (memory_mib), of which this user has {:.1} MiB, and the rest is kept for users who have less; drop \
+             or copy frames, or raise memory_mib",
+            mib(bytes),
+            mib(total.arena_bytes + total.detached_bytes),
+            mib(limits.memory_bytes),
+            mib(own_bytes)
+        ),
+        Barrier::UserClients | Barrier::Clients | Barrier::UserSources => {
+            return internal("a count was taken for memory");
+        }
+    };
+    WireError { code: ErrorCode::NoSlots, is_retryable: true, message }
+}
+
+/// The daemon may not open more files.
+pub fn no_descriptors(error: &std::io::Error) -> WireError {
+    let message = format!(
+        "the daemon may not open more files ({error}); close some sources, or raise its limit of open files \
+         (LimitNOFILE in its unit, or ulimit -n)"
+    );
+    WireError { code: ErrorCode::LimitReached, is_retryable: true, message }
+}
+
+/// A file that came with a message was lost, because the daemon may not open more.
+pub fn lost_descriptors() -> WireError {
+    no_descriptors(&std::io::Error::from_raw_os_error(libc::EMFILE))
 }
 
 /// Engines died over the same file again and again.
@@ -99,6 +166,15 @@ pub fn deadline() -> WireError {
     WireError::new(ErrorCode::Deadline, "the request's timeout passed before its frames were there")
 }
 
+/// The daemon is ending.
+pub fn shutting_down() -> WireError {
+    WireError {
+        code: ErrorCode::ShuttingDown,
+        is_retryable: true,
+        message: "the daemon is stopping; connect again and repeat the request".into(),
+    }
+}
+
 /// The client cancelled.
 pub fn cancelled() -> WireError {
     WireError::new(ErrorCode::Cancelled, "the request was cancelled")
@@ -117,6 +193,10 @@ pub fn limit(message: impl Into<String>) -> WireError {
 /// A message that this version does not know.
 pub fn unknown_kind(kind: u16) -> WireError {
     WireError::new(ErrorCode::Unsupported, format!("this daemon does not know messages of kind {kind}"))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// Our own mistake.

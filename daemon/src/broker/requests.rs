@@ -99,6 +99,16 @@ impl Requests {
         self.requests.len()
     }
 
+    /// All requests.
+    pub fn keys(&self) -> Vec<u64> {
+        self.requests.keys().copied().collect()
+    }
+
+    /// All requests, by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &FrameRequest)> {
+        self.requests.iter().map(|(&key, request)| (key, request))
+    }
+
     /// Takes note of a request and names it.
     pub fn insert(&mut self, request: FrameRequest) -> u64 {
         self.next_request += 1;
@@ -137,11 +147,6 @@ impl Requests {
             self.deadlines.remove(&(deadline, request));
         }
         Some(removed)
-    }
-
-    /// All requests, for the audit.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &FrameRequest)> {
-        self.requests.iter().map(|(&key, request)| (key, request))
     }
 
     /// All pictures on their way, for the audit.

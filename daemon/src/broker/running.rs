@@ -1,6 +1,6 @@
 //! Handing jobs to engines, and what comes back: results, turns that are over, crashes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -12,9 +12,9 @@ use super::engines::{EngineKey, Running};
 use super::frames::arenas_of;
 use super::job::{Decode, Job, Task, User};
 use super::queue::Work as _;
-use super::{Broker, reply};
+use super::{Broker, descriptors, reply};
 use crate::link::{
-    EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
+    CatalogId, EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
 };
 
 /// How often a run may come back without anything done before it is given up.
@@ -41,10 +41,41 @@ impl Broker {
         let mut users: Vec<User> = unserved.map(|job| job.user).collect();
         users.sort_unstable();
         users.dedup();
-        for user in users {
-            if self.engines.may_start(user, now) {
-                self.engines.start(user, now);
+        let pinned_counts = self.pinned_counts();
+        for &user in &users {
+            self.engines.make_way(user, &users, &pinned_counts);
+            if self.engines.may_start(user, now)
+                && let Err(error) = self.engines.start(user, now)
+            {
+                self.start_failed(user, &error);
             }
+        }
+    }
+
+    /// An engine cannot be started. Work of a user who has another waits for that one; other work fails.
+    fn start_failed(&mut self, user: User, error: &std::io::Error) {
+        tracing::error!(uid = user.uid, %error, "an engine cannot be started");
+        if descriptors::are_exhausted(error) {
+            self.shed_files();
+        }
+        if !self.engines.serves(user) {
+            let reason = format!("no decoding process can be started: {error}");
+            self.fail_all_of(user, &EngineError::LimitReached(reason));
+        }
+    }
+
+    /// An engine that was ordered is there, or could not be started. Most reasons pass, so that it is tried again;
+    /// without descriptors nothing is going to change.
+    pub(super) fn engine_spawned(&mut self, key: EngineKey, spawned: std::io::Result<std::process::Child>) {
+        let exhausted = spawned
+            .as_ref()
+            .err()
+            .filter(|error| descriptors::are_exhausted(error))
+            .and_then(|error| error.raw_os_error());
+        let user = self.engines.get_mut(key).map(|engine| engine.user);
+        self.engines.spawned(key, spawned);
+        if let (Some(code), Some(user)) = (exhausted, user) {
+            self.start_failed(user, &std::io::Error::from_raw_os_error(code));
         }
     }
 
@@ -59,6 +90,7 @@ impl Broker {
 
     fn hand_over(&mut self, key: EngineKey, job: Job) {
         let id = self.engines.next_job();
+        self.log_run(key, id, &job);
         let Some(entry) = self.catalog.get(job.source) else {
             // Its client closed the source with requests in flight.
             return self.fail_pictures(&job, &EngineError::Media("the source was closed".into()));
@@ -84,6 +116,25 @@ impl Broker {
             }
         }
         engine.begin(id, job, &request, Instant::now());
+    }
+
+    /// Which requests an engine works for, for those who follow them through the log.
+    fn log_run(&self, engine: EngineKey, job: JobId, work: &Job) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let (engine, job, source) = (engine.0, job.0, work.source.0);
+        let Task::Decode(decode) = &work.task else {
+            return tracing::debug!(engine, job, source, "engine reads a file's header or index");
+        };
+        let wanted = decode.pictures.iter().filter_map(|(picture, _)| self.requests.wanted(picture.id));
+        let keys: BTreeSet<u64> = wanted.map(|record| record.request).collect();
+        for key in keys {
+            if let Some(request) = self.requests.get(key) {
+                let (client, request_id) = (request.client, request.request_id);
+                tracing::debug!(client, request_id, key, engine, job, source, "request runs");
+            }
+        }
     }
 
     /// Lets pictures join the run of the same stretch that an engine is at. Those that it has passed by come
@@ -144,7 +195,7 @@ impl Broker {
                 if let Some(running) = self.finish_job(key, job)
                     && let Task::Scan { stream, .. } = running.job.task
                 {
-                    self.scanned(running.job.source, stream, &mut fds);
+                    self.scanned(running.job.source, stream, &mut fds, frame.are_fds_lost());
                 }
             }
             EngineReply::ScanYielded { job } => {
@@ -155,6 +206,7 @@ impl Broker {
             }
             EngineReply::JobFailed { job, error } => {
                 if let Some(running) = self.finish_job(key, job) {
+                    self.note_lost_source(key, running.job.source, &error);
                     self.job_failed(&running.job, &error);
                 }
             }
@@ -168,11 +220,21 @@ impl Broker {
     }
 
     fn finish_job(&mut self, key: EngineKey, job: JobId) -> Option<Running> {
-        let running = self.engines.get_mut(key)?.finish(job, Instant::now())?;
+        let (running, let_go) = self.engines.get_mut(key)?.finish(job, Instant::now())?;
+        self.engine_let_go(&let_go);
         if !matches!(running.job.task, Task::Decode(_)) {
             self.charge(running.job.waiters(), running.job.cost_pixels());
         }
         Some(running)
+    }
+
+    /// An engine that could not take a file over gets it anew the next time.
+    fn note_lost_source(&mut self, key: EngineKey, source: CatalogId, error: &EngineError) {
+        if matches!(error, EngineError::LimitReached(_))
+            && let Some(engine) = self.engines.get_mut(key)
+        {
+            engine.forget_source(source);
+        }
     }
 
     fn job_failed(&mut self, job: &Job, error: &EngineError) {
@@ -214,6 +276,7 @@ impl Broker {
             self.picture_finished(*wanted);
         }
         for (wanted, error) in failed.iter().filter(|(wanted, _)| open.remove(wanted)) {
+            self.note_lost_source(key, source, error);
             self.picture_failed(*wanted, error, &label);
         }
         decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
@@ -260,6 +323,7 @@ impl Broker {
     /// the slots that it may have been writing into are settled after that.
     pub(super) fn engine_exited(&mut self, key: EngineKey) {
         let Some((mut engine, death)) = self.engines.reap(key, Instant::now()) else { return };
+        self.engine_let_go(&engine.held_arenas());
         if let Some(running) = engine.running.take() {
             self.died_at_work(key, running.job, &death);
         }
@@ -289,11 +353,14 @@ impl Broker {
     fn give_up(&mut self, user: User) {
         let reason = "decoding processes end as soon as they start; the daemon's log says why";
         tracing::error!(uid = user.uid, "{reason}");
-        let error = EngineError::Internal(reason.into());
+        self.fail_all_of(user, &EngineError::Internal(reason.into()));
+    }
+
+    fn fail_all_of(&mut self, user: User, error: &EngineError) {
         while let Some(job) = self.queue.pop(|job| job.user == user) {
             match &job.task {
-                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, &error),
-                Task::Decode(_) => self.fail_pictures(&job, &error),
+                Task::Probe { .. } | Task::Scan { .. } => self.catalog_job_failed(job.source, error),
+                Task::Decode(_) => self.fail_pictures(&job, error),
             }
         }
     }

@@ -131,6 +131,9 @@ pub struct EngineOptions {
     /// Decoded pictures to keep, in MiB; 0 keeps none.
     #[arg(long, default_value_t = 256)]
     pub cache_mib: u64,
+    /// Private memory that this process may use, in MiB.
+    #[arg(long, default_value_t = 8192)]
+    pub memory_mib: u64,
     /// Decoders to keep warm. A decoder of full HD holds about 50 MB; eight serve the four runs that may be
     /// under way and as many files in turn.
     #[arg(long, default_value_t = 8)]

@@ -92,7 +92,7 @@ pub const KEYS: &[Key] = &[
         },
         default: Preset::Value("10"),
         doc: "How long a daemon that was told to end waits for the requests under way.",
-        is_reloadable: false,
+        is_reloadable: true,
         variable: None,
     },
     Key {

@@ -1,8 +1,8 @@
 //! What an engine may not do: it parses foreign files with much C code, so it gives up everything that a
 //! decoder does not need before it has read the first byte of any.
 //!
-//! What does not live here: limits of memory and processor time; those are set from outside, by the service
-//! manager or a container.
+//! What does not live here: limits of processor time; those are set from outside, by the service manager or a
+//! container.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -36,6 +36,27 @@ pub fn bind_to_broker() -> Result<(), CageError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
+}
+
+/// Limits the private memory of this process: heap, stacks of threads, decoded pictures. `RLIMIT_DATA` counts
+/// what is mapped private and writable, so arenas, which are shared, do not count, and an allocation above it
+/// fails with an error that decoders handle. `RLIMIT_AS` would count arenas and libraries too, `RLIMIT_RSS` does
+/// nothing, and a control group kills instead.
+pub fn limit_memory(bytes: u64) -> Result<(), CageError> {
+    rustix::process::setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    Ok(())
+}
+
+/// Where memory runs out, the kernel shall take an engine rather than the broker: engines come back and their
+/// work is done again. Raising the number needs no right; where /proc is hidden, nothing is lost.
+pub fn die_first() {
+    const SCORE_ADDED: i32 = 500;
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let own: i32 = std::fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let raised = (own + SCORE_ADDED).min(1000);
+    if let Err(error) = std::fs::write(PATH, raised.to_string()) {
+        tracing::debug!(%error, "the kernel may kill the broker before this engine where memory runs out");
+    }
 }
 
 /// Locks this thread, and all that it will start, out of the file system, the network and other processes.

@@ -42,6 +42,19 @@ pub enum Failure {
         /// What there is room for.
         expected_height: u32,
     },
+    /// More memory than this process may use, even with nothing else in it.
+    #[error(
+        "this needs more than the {memory_mib} MiB of memory that a decoding process may use (engine_memory_mib)"
+    )]
+    OutOfMemory {
+        /// The limit.
+        memory_mib: u64,
+    },
+    /// The file did not come over: this process may not open more.
+    #[error(
+        "the decoding process may not open more files; close some sources, or raise its limit of open files"
+    )]
+    NoDescriptors,
     /// A file with more samples than an index can hold.
     #[error("more than {limit} samples")]
     TooManySamples {
@@ -72,16 +85,23 @@ impl From<ArenaError> for Failure {
 }
 
 impl Failure {
+    /// True where memory was short: with less in it, this process might do it.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Failure::Ffmpeg(error) if error.is_out_of_memory())
+    }
+
     /// What the broker is told, with a sentence of at most `sentence_bytes_max` bytes.
     pub fn report(&self, sentence_bytes_max: usize) -> EngineError {
         let sentence = cut(self.to_string(), sentence_bytes_max);
         match self {
             Failure::NoDecoder { .. } => EngineError::Unsupported(sentence),
             Failure::SourceChanged => EngineError::SourceChanged,
+            Failure::NoDescriptors => EngineError::LimitReached(sentence),
             Failure::Ffmpeg(_)
             | Failure::NoSuchStream { .. }
             | Failure::NoMorePictures
             | Failure::OtherSize { .. }
+            | Failure::OutOfMemory { .. }
             | Failure::TooManySamples { .. } => EngineError::Media(sentence),
             Failure::UnknownSource(_) | Failure::UnknownArena(_) | Failure::Arena(_) | Failure::Panic(_) => {
                 EngineError::Internal(sentence)

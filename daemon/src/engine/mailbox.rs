@@ -44,6 +44,9 @@ pub enum MailboxError {
     /// A kind of message that engines do not get.
     #[error("a message of kind {0:#06x} is not for engines")]
     WrongKind(u16),
+    /// An arena did not come over. A fresh engine, with fewer files open, can go on.
+    #[error("this process may not open more files; raise its limit of open files")]
+    NoDescriptors,
     /// The broker does not wait for replies.
     #[error("more than {WAITING_MAX} requests are waiting")]
     Flooded,
@@ -110,5 +113,8 @@ impl Mailbox {
 fn letter(frame: Frame) -> Result<Letter, MailboxError> {
     let kind = frame.header.kind;
     let request = EngineRequest::decode(kind, &frame.body)?.ok_or(MailboxError::WrongKind(kind))?;
+    if frame.are_fds_lost() && matches!(request, EngineRequest::AddArena { .. }) {
+        return Err(MailboxError::NoDescriptors);
+    }
     Ok((request, frame.fds.into_iter().next()))
 }

@@ -63,6 +63,8 @@ const SENTENCE_BYTES_MAX: usize = 240;
 pub struct Settings {
     /// The most bytes of decoded pictures that are kept; 0 keeps none.
     pub cache_bytes_max: usize,
+    /// The most private memory, in MiB.
+    pub memory_mib: u64,
     /// The most decoders that are kept warm.
     pub session_count_max: usize,
     /// Lets FFmpeg write its own messages to standard error.
@@ -83,6 +85,8 @@ pub enum ServeError {
 /// Confines this process and serves the broker at the other end of `socket` until it goes away.
 pub fn serve(socket: OwnedFd, settings: Settings) -> Result<(), ServeError> {
     cage::bind_to_broker()?;
+    cage::die_first();
+    cage::limit_memory(settings.memory_mib << 20)?;
     serve_in_cage(socket, settings)
 }
 
@@ -91,8 +95,7 @@ fn serve_in_cage(socket: OwnedFd, settings: Settings) -> Result<(), ServeError> 
     cage::lock()?;
     let mut mailbox = Mailbox::new(socket);
     mailbox.send(&EngineReply::Ready { ffmpeg_versions: ffi::library_versions() }, None)?;
-    let mut engine =
-        Engine { workshop: Workshop::new(CpuDevice::default(), settings), scans: Scans::default() };
+    let mut engine = Engine::new(settings);
     while let Some(letter) = mailbox.next()? {
         engine.handle(&mut mailbox, letter)?;
     }
@@ -102,15 +105,21 @@ fn serve_in_cage(socket: OwnedFd, settings: Settings) -> Result<(), ServeError> 
 struct Engine<D: Device> {
     workshop: Workshop<D>,
     scans: Scans,
+    memory_mib: u64,
+}
+
+impl Engine<CpuDevice> {
+    fn new(settings: Settings) -> Self {
+        let workshop = Workshop::new(CpuDevice::default(), settings);
+        Engine { workshop, scans: Scans::default(), memory_mib: settings.memory_mib }
+    }
 }
 
 impl<D: Device> Engine<D> {
     fn handle(&mut self, mailbox: &mut Mailbox, (request, fd): Letter) -> Result<(), MailboxError> {
         match request {
             EngineRequest::AddSource { source, identity } => {
-                if let Some(file) = fd {
-                    self.workshop.sources.add(source, file, identity);
-                }
+                self.workshop.sources.add(source, fd, identity);
             }
             EngineRequest::DropSource(source) => {
                 self.workshop.forget(source);
@@ -120,13 +129,13 @@ impl<D: Device> Engine<D> {
             EngineRequest::AddArena { arena, bytes } => self.add_arena(arena, bytes, fd),
             EngineRequest::DropArena(arena) => self.workshop.arenas.remove(arena),
             EngineRequest::Probe { job, source } => {
-                let probed = self.guard(|engine| engine.probe(source));
+                let probed = self.with_memory(|engine| engine.probe(source));
                 let reply =
                     probed.map(|(media, content)| (EngineReply::Probed { job, media, content }, None));
                 send_or_fail(mailbox, job, reply)?;
             }
             EngineRequest::Scan { job, source, stream } => {
-                let scanned = self.guard(|engine| engine.scan(job, source, stream));
+                let scanned = self.with_memory(|engine| engine.scan(job, source, stream));
                 send_or_fail(mailbox, job, scanned)?;
             }
             EngineRequest::Decode { job, run } => self.decode(mailbox, job, run)?,
@@ -177,6 +186,29 @@ impl<D: Device> Engine<D> {
     }
 
     fn decode(&mut self, mailbox: &mut Mailbox, job: JobId, run: Run) -> Result<(), MailboxError> {
+        let mut again = run.clone();
+        let mut outcome = self.decode_once(mailbox, job, run)?;
+        let short = outcome.take_out_of_memory();
+        if !short.is_empty() {
+            // Other files' decoders and pictures make room; what joined meanwhile is asked for again.
+            self.workshop.forget_all();
+            again.wanted.retain(|wanted| short.contains(&wanted.id));
+            let mut second = self.decode_once(mailbox, job, again)?;
+            let short = second.take_out_of_memory();
+            if !short.is_empty() {
+                self.workshop.forget_all();
+            }
+            let failure = Failure::OutOfMemory { memory_mib: self.memory_mib };
+            outcome.failed.extend(short.into_iter().map(|id| (id, failure.clone())));
+            outcome.finished.append(&mut second.finished);
+            outcome.failed.append(&mut second.failed);
+        }
+        let report = self.workshop.report();
+        let failed = reports(&outcome.failed);
+        mailbox.send(&EngineReply::RunEnded { job, finished: outcome.finished, failed, report }, None)
+    }
+
+    fn decode_once(&mut self, mailbox: &mut Mailbox, job: JobId, run: Run) -> Result<Outcome, MailboxError> {
         let ids: Vec<WantedId> = run.wanted.iter().map(|wanted| wanted.id).collect();
         let mut mail = Ok(());
         let source = run.source;
@@ -186,14 +218,11 @@ impl<D: Device> Engine<D> {
             Ok(progress.end(&mut engine.workshop))
         });
         mail?;
-        let outcome = decoded.unwrap_or_else(|failure| {
+        Ok(decoded.unwrap_or_else(|failure| {
             let failure = self.workshop.sources.check_unchanged(source).err().unwrap_or(failure);
             let failed = ids.into_iter().map(|id| (id, failure.clone())).collect();
             Outcome { finished: Vec::new(), failed }
-        });
-        let report = self.workshop.report();
-        let failed = reports(&outcome.failed);
-        mailbox.send(&EngineReply::RunEnded { job, finished: outcome.finished, failed, report }, None)
+        }))
     }
 
     /// Goes on with a run until it ends, taking in what concerns it on the way.
@@ -227,6 +256,26 @@ impl<D: Device> Engine<D> {
                 }
             }
         }
+    }
+
+    /// Where memory runs out, everything that is only kept for speed is given up, and the work is done once
+    /// more.
+    fn with_memory<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match self.guard(&mut work) {
+            Err(failure) if failure.is_out_of_memory() => {}
+            settled => return settled,
+        }
+        self.workshop.forget_all();
+        self.guard(work).map_err(|failure| {
+            if failure.is_out_of_memory() {
+                Failure::OutOfMemory { memory_mib: self.memory_mib }
+            } else {
+                failure
+            }
+        })
     }
 
     /// Turns a panic into a failure of this one job. Nothing half-done is kept.

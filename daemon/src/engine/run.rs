@@ -51,6 +51,16 @@ pub struct Outcome {
     pub failed: Vec<(WantedId, Failure)>,
 }
 
+impl Outcome {
+    /// Takes out those for which memory was short.
+    pub fn take_out_of_memory(&mut self) -> Vec<WantedId> {
+        let (short, failed): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.failed).into_iter().partition(|(_, failure)| failure.is_out_of_memory());
+        self.failed = failed;
+        short.into_iter().map(|(id, _)| id).collect()
+    }
+}
+
 /// Whether a run goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {

@@ -28,7 +28,7 @@ pub struct Sources {
 }
 
 struct Source {
-    file: OwnedFd,
+    file: Option<OwnedFd>,
     identity: FileIdentity,
     /// Opened, but nothing was read from it: the next session or scan takes it.
     fresh_input: Option<MediaInput>,
@@ -36,8 +36,8 @@ struct Source {
 }
 
 impl Sources {
-    /// One more file.
-    pub fn add(&mut self, id: CatalogId, file: OwnedFd, identity: FileIdentity) {
+    /// One more file. Without its descriptor, it is known as a file that did not come over.
+    pub fn add(&mut self, id: CatalogId, file: Option<OwnedFd>, identity: FileIdentity) {
         self.sources.insert(id, Source { file, identity, fresh_input: None, facts: HashMap::new() });
     }
 
@@ -60,6 +60,11 @@ impl Sources {
         }
     }
 
+    /// Closes what was opened but not used yet.
+    pub fn close_fresh(&mut self) {
+        self.sources.values_mut().for_each(|source| source.fresh_input = None);
+    }
+
     /// What does not change in a stream.
     pub fn facts(&mut self, id: CatalogId, stream: usize) -> Result<StreamFacts, Failure> {
         let source = self.source(id)?;
@@ -75,7 +80,8 @@ impl Sources {
     /// link less changes the inode and not what was read through it: that is no reason to stop a training.
     pub fn check_unchanged(&mut self, id: CatalogId) -> Result<(), Failure> {
         let source = self.source(id)?;
-        if content_of(source.file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
+        let file = source.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        if content_of(file.as_fd())? == (source.identity.size_bytes, source.identity.modified_nanos) {
             Ok(())
         } else {
             Err(Failure::SourceChanged)
@@ -85,12 +91,13 @@ impl Sources {
     /// A fingerprint of the content, by which an index on disk is found again.
     pub fn digest(&mut self, id: CatalogId) -> Result<ContentDigest, Failure> {
         let source = self.source(id)?;
+        let file = source.file.as_ref().ok_or(Failure::NoDescriptors)?;
         let size_bytes = source.identity.size_bytes;
         let length = size_bytes.min(DIGESTED_BYTES);
         let mut hash = Sha256::new();
         for offset in [0, size_bytes - length] {
             let mut bytes = vec![0; length as usize];
-            read_at(&source.file, &mut bytes, offset)?;
+            read_at(file, &mut bytes, offset)?;
             hash.update(bytes);
         }
         Ok(ContentDigest(hash.finalize().into()))
@@ -111,7 +118,11 @@ impl Source {
     }
 
     fn open(&self) -> Result<MediaInput, Failure> {
-        let file = self.file.try_clone().map_err(|error| FfmpegError::from_io("open the file", &error))?;
+        let file = self.file.as_ref().ok_or(Failure::NoDescriptors)?;
+        let file = file.try_clone().map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Failure::NoDescriptors,
+            _ => FfmpegError::from_io("open the file", &error).into(),
+        })?;
         let deadline = Deadline::default();
         deadline.set(Some(Instant::now() + Duration::from_secs(OPEN_SECONDS_MAX)));
         let input = MediaInput::open(file, &deadline)?;

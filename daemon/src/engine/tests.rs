@@ -80,7 +80,8 @@ struct Broker {
 impl Broker {
     fn new(cache_bytes_max: usize) -> Self {
         let (socket, engine) = UnixStream::pair().unwrap();
-        let settings = Settings { cache_bytes_max, session_count_max: 4, is_verbose: false };
+        let settings =
+            Settings { cache_bytes_max, memory_mib: 8192, session_count_max: 4, is_verbose: false };
         thread::spawn(move || serve_in_cage(engine.into(), settings).unwrap());
         let memory = create_arena(ARENA_BYTES).unwrap();
         let arena = Arena::map(&memory, ARENA_BYTES).unwrap();

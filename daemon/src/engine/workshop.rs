@@ -67,5 +67,6 @@ impl<D: Device> Workshop<D> {
     pub fn forget_all(&mut self) {
         self.sessions.clear();
         self.cache.clear();
+        self.sources.close_fresh();
     }
 }

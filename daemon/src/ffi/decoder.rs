@@ -10,6 +10,7 @@ use super::error::{FfmpegError, check};
 use super::input::{BestStream, MediaInput};
 use super::packet::Packet;
 use super::picture::Picture;
+use super::room::has_room;
 
 /// A decoder of one video stream.
 pub struct Decoder {
@@ -58,6 +59,9 @@ impl Decoder {
     pub fn send(&mut self, packet: &Packet) -> Result<bool, FfmpegError> {
         // SAFETY: both are alive; the decoder makes its own reference.
         let code = unsafe { sys::avcodec_send_packet(self.as_ptr(), packet.as_ptr()) };
+        if code < 0 && !self.has_room() {
+            return Err(FfmpegError::out_of_memory("decode a sample"));
+        }
         if code == sys::AVERROR_INVALIDDATA {
             return Ok(false);
         }
@@ -94,8 +98,10 @@ impl Decoder {
             Ok(Received::NeedsSample)
         } else if code == sys::AVERROR_EOF {
             Ok(Received::End)
-        } else {
+        } else if self.has_room() {
             Err(FfmpegError::new("decode a picture", code))
+        } else {
+            Err(FfmpegError::out_of_memory("decode a picture"))
         }
     }
 
@@ -118,6 +124,18 @@ impl Decoder {
         // SAFETY: the context is alive.
         let (kind, count) = unsafe { ((*self.as_ptr()).active_thread_type, (*self.as_ptr()).thread_count) };
         if kind & sys::FF_THREAD_FRAME == 0 { 1 } else { count.max(1) }
+    }
+
+    /// False where this process may not have what such a decoder needs. Asked after a failure: many decoders
+    /// answer a picture that finds no memory as if the sample were damaged.
+    fn has_room(&self) -> bool {
+        // SAFETY: the context is alive.
+        let (width, height) = unsafe { ((*self.as_ptr()).width, (*self.as_ptr()).height) };
+        let picture_count = self.frame_thread_count() + self.reorder_count() + 2;
+        let factors = [width, height, picture_count].map(|factor| usize::try_from(factor).unwrap_or(0));
+        // Three planes in full, of one byte a value: more bits or fewer values are within the estimate.
+        let bytes = factors.into_iter().try_fold(3usize, usize::checked_mul);
+        bytes.is_some_and(|bytes| bytes == 0 || has_room(bytes))
     }
 
     fn as_ptr(&self) -> *mut sys::AVCodecContext {

@@ -24,13 +24,19 @@ impl FfmpegError {
         FfmpegError { action, code, reason: describe(code) }
     }
 
+    /// True where memory was short. A decoder whose threads find no room for their stacks says "try again".
+    pub fn is_out_of_memory(&self) -> bool {
+        self.code == sys::AVERROR(libc::ENOMEM)
+            || (self.code == sys::AVERROR(libc::EAGAIN) && self.action == "open the decoder")
+    }
+
     /// The error of a system call that belongs to the same work.
     pub fn from_io(action: &'static str, error: &std::io::Error) -> Self {
         FfmpegError::new(action, sys::AVERROR(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
     /// The error for a null pointer where memory was asked for.
-    pub(super) fn out_of_memory(action: &'static str) -> Self {
+    pub fn out_of_memory(action: &'static str) -> Self {
         FfmpegError::new(action, sys::AVERROR(libc::ENOMEM))
     }
 }

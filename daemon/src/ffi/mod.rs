@@ -12,6 +12,7 @@ mod input;
 mod packet;
 mod picture;
 mod raw;
+mod room;
 mod scaler;
 mod stream;
 

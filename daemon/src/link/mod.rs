@@ -193,6 +193,8 @@ pub enum EngineError {
     Unsupported(String),
     /// The file is not what it was when it was opened.
     SourceChanged,
+    /// A limit of the engine or the daemon was reached; a sentence.
+    LimitReached(String),
     /// The engine made a mistake; a sentence for the log.
     Internal(String),
 }

@@ -25,9 +25,15 @@ fn main() {
         }
         ["hold", socket, video] => hold(&client(socket), video),
         ["hold-and-ask", socket, video, slow] => hold_and_ask(&client(socket), video, slow),
+        ["read-on", socket, video, reference, seed] => read_on(socket, video, reference, number(seed)),
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
         ["shared", video] => shared(video),
+        ["rounds", socket, video, reference, seed] => {
+            rounds(&client(socket), video, reference, number(seed));
+        }
+        ["orphan", socket, video, reference] => orphan(&client(socket), video, reference),
+        ["stay"] => stay(),
         _ => panic!("no such task: {arguments:?}"),
     }
 }
@@ -103,12 +109,92 @@ fn hold_and_ask(client: &Client, video: &str, slow: &str) {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
+/// Random frames until its standard input ends, whatever becomes of the daemon. Prints the process id of each
+/// daemon that delivered one, and at the end how many there were.
+fn read_on(socket: &str, video: &str, reference: &str, seed: u64) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let client = Client::builder().socket(socket).connect().expect("an answer");
+    let video = client.open(video, OpenOptions::default()).expect("an answer");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let (mut random, mut frame_count, mut daemon) = (Random::new(seed), 0, 0);
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            let index = random.below(reference.frame_count() as u64) as i64;
+            check(&video.frame_at(index).expect("an answer"), &reference, &[index]);
+            frame_count += 1;
+            let pid = client.status().expect("an answer").pid;
+            if pid != daemon {
+                daemon = pid;
+                println!("daemon {pid}");
+            }
+        }
+        println!("{frame_count} frames");
+    });
+}
+
 /// Uses the process-wide client, which finds or starts a daemon by itself.
 fn shared(video: &str) {
     let video = Video::open(video).expect("the video can be opened");
     assert_eq!(video.frame_at(0).expect("a frame").frame_count(), 1);
     println!("{}", video.client().status().expect("a status").pid);
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// For each line of standard input some frames, all of them checked, some of them held for the next rounds.
+fn rounds(client: &Client, video: &str, reference: &str, seed: u64) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let video = open(client, video);
+    let mut random = Random::new(seed);
+    let mut held: Vec<(Frames, i64)> = Vec::new();
+    println!("open");
+    for line in std::io::stdin().lines() {
+        line.expect("a line");
+        for _ in 0..100 {
+            let index = random.below(reference.frame_count() as u64) as i64;
+            let frames = video.frame_at(index).expect("a frame");
+            check(&frames, &reference, &[index]);
+            held.push((frames, index));
+            held.drain(..held.len().saturating_sub(6));
+        }
+        for (frames, index) in &held {
+            check(frames, &reference, &[*index]);
+        }
+        println!("right");
+    }
+}
+
+/// Leaves a child behind that holds what this process has leased, and looks at it when standard input ends.
+fn orphan(client: &Client, video: &str, reference: &str) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let video = open(client, video);
+    let held: Vec<_> = (0..20).map(|index| video.frame_at(index).expect("a frame")).collect();
+    let child = start_child(|| {
+        println!("forked");
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        for (index, frames) in held.iter().enumerate() {
+            check(frames, &reference, &[index as i64]);
+        }
+        println!("right");
+    });
+    await_child(child);
+}
+
+/// Finds a daemon by itself, and asks it again for each line of standard input.
+fn stay() {
+    let builder = Client::builder().reconnect_for(std::time::Duration::from_millis(200));
+    let client = builder.connect().expect("a daemon");
+    println!("{}", client.status().expect("a status").pid);
+    for line in std::io::stdin().lines() {
+        line.expect("a line");
+        match client.status() {
+            Ok(status) => println!("{}", status.pid),
+            Err(error) => println!("{}", error.name()),
+        }
+    }
 }
 
 /// Runs `child` in a forked process and waits for its success.

@@ -3,11 +3,17 @@
 //! What is counted, and how, is documented with `reeld_client::status`.
 
 use reeld_client::Client;
-use reeld_client::status::{ClientStatus, EngineStatus, Status, Totals};
-use serde_json::{Value, json};
+use reeld_client::status::{ClientStatus, EngineStatus, ErrorCount, Status, Totals, UserStatus};
+use serde_json::{Map, Value, json};
 
 use crate::Failure;
-use crate::table::{duration, row, size, table};
+use crate::table::{duration, row, short_duration, size, table, table_with_text, tail};
+
+/// Characters of a client's name that are shown: the whole is in `--json`.
+const NAME_CHARS_MAX: usize = 12;
+
+/// Characters of a file's label that are shown.
+const LABEL_CHARS_MAX: usize = 28;
 
 pub(crate) fn run(client: &Client, is_json: bool) -> Result<String, Failure> {
     let status = client.status()?;
@@ -16,19 +22,28 @@ pub(crate) fn run(client: &Client, is_json: bool) -> Result<String, Failure> {
 
 fn to_text(status: &Status) -> String {
     let mut text = format!(
-        "reeld {}, process {}, up {}\n{}\n\n",
+        "reeld {}, process {}, up {}{}\n{}\n\n",
         status.version,
         status.pid,
         duration(status.uptime_seconds),
-        status.ffmpeg_versions.join(", ")
+        if status.is_draining { ", stopping" } else { "" },
+        libraries(&status.ffmpeg_versions)
     );
     text += &format!(
-        "{} clients, {} files, {} requests under way, {} runs waiting for an engine\n",
-        status.client_count, status.source_count, status.request_count, status.queued_run_count
+        "{} clients, {} files, {} requests under way\n{} runs ({} megapixels) wait for an engine\n",
+        status.client_count,
+        status.source_count,
+        status.request_count,
+        status.queued_run_count,
+        status.queued_pixels / 1_000_000
     );
     text += &format!(
-        "{} of shared memory; {} leased in {} leases; {} slots being filled, {} in quarantine\n",
+        "{} of shared memory, {} of pictures kept by engines\n",
         size(status.arena_bytes),
+        size(status.cache_bytes)
+    );
+    text += &format!(
+        "{} leased in {} leases; {} slots being filled, {} in quarantine\n",
         size(status.leased_bytes),
         status.lease_count,
         status.filling_count,
@@ -40,20 +55,52 @@ fn to_text(status: &Status) -> String {
         status.longest_turn_micros as f64 / 1000.0,
         status.slow_turn_count
     );
+    text += &format!(
+        "{} of shared memory is the limit; {} wait for an engine to let go of them\n",
+        size(status.memory_bytes_max),
+        size(status.detached_bytes)
+    );
+    text += &format!("\nUSERS\n{}", users(&status.users));
+    if status.log_lines_dropped > 0 {
+        text += &format!("{} lines of the log were dropped: nobody read it\n", status.log_lines_dropped);
+    }
     text += &format!("\nCLIENTS\n{}", clients(&status.clients));
     text += &format!("\nENGINES\n{}", engines(&status.engines));
     text += &format!("\nSINCE THE START\n{}", totals(&status.totals));
+    text += &format!("\nERRORS SINCE THE START\n{}", errors(&status.errors));
     text
 }
 
+/// All libraries in as many lines as it takes.
+fn libraries(versions: &[String]) -> String {
+    let lines: Vec<String> = versions.chunks(4).map(|versions| versions.join(", ")).collect();
+    lines.join(",\n")
+}
+
 fn clients(clients: &[ClientStatus]) -> String {
-    let mut rows = vec![row([&"pid", &"uid", &"files", &"requests", &"leases", &"leased", &"shared memory"])];
+    let mut rows = vec![row([
+        &"name",
+        &"pid",
+        &"uid",
+        &"up",
+        &"files",
+        &"open",
+        &"requests",
+        &"errors",
+        &"leases",
+        &"leased",
+        &"memory",
+    ])];
     rows.extend(clients.iter().map(|client| {
         row([
+            &tail(&client.name, NAME_CHARS_MAX),
             &client.pid,
             &client.uid,
+            &short_duration(client.connected_seconds),
             &client.source_count,
             &client.request_count,
+            &client.requests_total,
+            &client.error_count,
             &client.lease_count,
             &size(client.leased_bytes),
             &size(client.arena_bytes),
@@ -62,13 +109,49 @@ fn clients(clients: &[ClientStatus]) -> String {
     table(&rows)
 }
 
-fn engines(engines: &[EngineStatus]) -> String {
-    let mut rows = vec![row([&"pid", &"uid", &"state", &"decoders", &"cache"])];
-    rows.extend(engines.iter().map(|engine| {
-        let state = if engine.is_busy { "busy" } else { "idle" };
-        row([&engine.pid, &engine.uid, &state, &engine.session_count, &size(engine.cache_bytes)])
+fn users(users: &[UserStatus]) -> String {
+    let mut rows = vec![row([&"uid", &"clients", &"files", &"requests", &"shared memory", &"limit"])];
+    rows.extend(users.iter().map(|user| {
+        row([
+            &user.uid,
+            &user.client_count,
+            &user.source_count,
+            &user.request_count,
+            &size(user.arena_bytes + user.detached_bytes),
+            &size(user.memory_bytes_max),
+        ])
     }));
     table(&rows)
+}
+
+fn engines(engines: &[EngineStatus]) -> String {
+    let mut rows =
+        vec![row([&"pid", &"uid", &"up", &"jobs", &"decoders", &"cache", &"for", &"doing", &"file"])];
+    rows.extend(engines.iter().map(|engine| {
+        row([
+            &engine.pid,
+            &engine.uid,
+            &short_duration(engine.uptime_seconds),
+            &engine.jobs_done,
+            &engine.session_count,
+            &size(engine.cache_bytes),
+            &lasting(engine.activity_millis),
+            &engine.activity.name(),
+            &tail(engine.label.as_deref().unwrap_or_default(), LABEL_CHARS_MAX),
+        ])
+    }));
+    table_with_text(&rows, &[0, 7, 8])
+}
+
+fn lasting(millis: u64) -> String {
+    if millis < 1000 { format!("{millis}ms") } else { short_duration(millis / 1000) }
+}
+
+fn errors(errors: &[ErrorCount]) -> String {
+    if errors.is_empty() {
+        return "none\n".to_owned();
+    }
+    table(&errors.iter().map(|error| row([&error.code, &error.count])).collect::<Vec<_>>())
 }
 
 fn totals(totals: &Totals) -> String {
@@ -83,6 +166,7 @@ fn totals(totals: &Totals) -> String {
         row([&"runs", &totals.runs]),
         row([&"pictures that joined another's run", &totals.joined]),
         row([&"engines that crashed", &totals.engine_crashes]),
+        row([&"engines started again", &totals.engine_restarts]),
         row([&"requests tried again", &totals.retries]),
         row([&"stray releases", &totals.stray_releases]),
     ])
@@ -119,9 +203,22 @@ fn to_json(status: &Status) -> Value {
             "engine_crashes": status.totals.engine_crashes,
             "retries": status.totals.retries,
             "stray_releases": status.totals.stray_releases,
+            "engine_restarts": status.totals.engine_restarts,
         },
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
         "engines": status.engines.iter().map(engine_to_json).collect::<Vec<_>>(),
+        "users": status.users.iter().map(user_to_json).collect::<Vec<_>>(),
+        "memory_bytes_max": status.memory_bytes_max,
+        "detached_bytes": status.detached_bytes,
+        "is_draining": status.is_draining,
+        "queued_pixels": status.queued_pixels,
+        "cache_bytes": status.cache_bytes,
+        "errors": status
+            .errors
+            .iter()
+            .map(|error| (error.code.clone(), Value::from(error.count)))
+            .collect::<Map<_, _>>(),
+        "log_lines_dropped": status.log_lines_dropped,
     })
 }
 
@@ -135,6 +232,22 @@ fn client_to_json(client: &ClientStatus) -> Value {
         "leased_bytes": client.leased_bytes,
         "arena_bytes": client.arena_bytes,
         "request_count": client.request_count,
+        "name": client.name,
+        "connected_seconds": client.connected_seconds,
+        "requests_total": client.requests_total,
+        "error_count": client.error_count,
+    })
+}
+
+fn user_to_json(user: &UserStatus) -> Value {
+    json!({
+        "uid": user.uid,
+        "client_count": user.client_count,
+        "request_count": user.request_count,
+        "source_count": user.source_count,
+        "arena_bytes": user.arena_bytes,
+        "detached_bytes": user.detached_bytes,
+        "memory_bytes_max": user.memory_bytes_max,
     })
 }
 
@@ -145,5 +258,69 @@ fn engine_to_json(engine: &EngineStatus) -> Value {
         "is_busy": engine.is_busy,
         "session_count": engine.session_count,
         "cache_bytes": engine.cache_bytes,
+        "activity": engine.activity.name(),
+        "activity_millis": engine.activity_millis,
+        "label": engine.label,
+        "jobs_done": engine.jobs_done,
+        "uptime_seconds": engine.uptime_seconds,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use reeld_client::status::Activity;
+
+    use super::*;
+
+    #[test]
+    fn report_with_large_numbers_fits_a_terminal_of_100_columns_and_cuts_no_number() {
+        let client = ClientStatus {
+            connection: 123_456,
+            pid: 4_194_304,
+            uid: 65_534,
+            source_count: 65_536,
+            lease_count: 12_345,
+            leased_bytes: 1000 << 20,
+            arena_bytes: 1023 << 20,
+            request_count: 64,
+            name: "python train.py".into(),
+            connected_seconds: 86_400 * 99,
+            requests_total: 12_345_678,
+            error_count: 12_345,
+        };
+        let engine = EngineStatus {
+            pid: 4_194_304,
+            uid: 65_534,
+            is_busy: true,
+            session_count: 8,
+            cache_bytes: 1023 << 20,
+            activity: Activity::Decoding,
+            activity_millis: 59_000,
+            label: Some("/data/a/very/long/path/to/a/video/of/a/data/set/00001.mp4".into()),
+            jobs_done: 123_456_789,
+            uptime_seconds: 86_400 * 99,
+        };
+        let status = Status {
+            version: "0.1.0".into(),
+            ffmpeg_versions: vec!["libavcodec 59.37.100".into(); 6],
+            pid: 4_194_304,
+            uptime_seconds: 86_400 * 400,
+            arena_bytes: 1023 << 30,
+            leased_bytes: 1023 << 30,
+            queued_run_count: 123_456,
+            queued_pixels: 1 << 50,
+            clients: vec![client],
+            engines: vec![engine],
+            errors: vec![ErrorCount { code: "index_out_of_range".into(), count: u64::MAX }],
+            ..Status::default()
+        };
+        let text = to_text(&status);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{} columns: {line}", line.chars().count());
+        }
+        for number in ["4194304", "12345678", "123456789", "1000.0 MiB", "18446744073709551615", "99d00h"] {
+            assert!(text.contains(number), "{number} is not in\n{text}");
+        }
+        assert!(text.contains("…set/00001.mp4") || text.contains("data/set/00001.mp4"), "{text}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use reeld_protocol::metadata::Rational;
 
 use crate::engine::failure::Failure;
-use crate::ffi::{MediaInput, Packet};
+use crate::ffi::{FfmpegError, MediaInput, Packet};
 use crate::link::index::{Index, IndexEntry};
 
 /// The most samples of one stream, 38 days at 60 per second: what `Index::from_bytes` accepts.
@@ -42,6 +42,7 @@ impl Scan {
     pub fn step(&mut self, pause: Instant) -> Result<Scanned, Failure> {
         while self.input.read(&mut self.packet)? {
             if self.is_frame() {
+                self.entries.try_reserve(1).map_err(|_| FfmpegError::out_of_memory("index the file"))?;
                 self.entries.push(entry(&self.packet));
                 if self.entries.len() > SAMPLES_MAX {
                     return Err(Failure::TooManySamples { limit: SAMPLES_MAX });
