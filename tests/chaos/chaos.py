@@ -337,8 +337,7 @@ class Chaos:
         if self.daemon.process.is_alive():
             return
         status = self.daemon.popen.wait()
-        expected = 0 if self.daemon.is_told_to_end else -signal.SIGKILL
-        if status != expected or self.is_ending:
+        if status != self.daemon.end_status or self.is_ending:
             raise ChaosError(f"the daemon ended with {status}")
         self.daemon.start()
         self.counts["daemons started again"] += 1
@@ -346,7 +345,7 @@ class Chaos:
     def end_daemon(self, number: signal.Signals) -> None:
         """Ends the daemon; none of its engines may outlive it."""
         engines = self.daemon.engines()
-        self.daemon.is_told_to_end = number == signal.SIGTERM
+        self.daemon.end_status = 0 if number == signal.SIGTERM else -number
         self.daemon.process.send(number)
         deadline = time.monotonic() + SOON_SECONDS
         self.after(0.5, lambda: self.expect_end(engines, deadline))
@@ -391,7 +390,8 @@ class Chaos:
         if kind == "engines":
             engines = self.daemon.engines()
             return bool([self.hit([engine], signal.SIGKILL) for engine in engines])
-        if not self.daemon.is_told_to_end:
+        # One that ends already shall end in the way that it was told first.
+        if self.daemon.end_status is None:
             self.end_daemon(signal.SIGKILL if kind == "daemon" else signal.SIGTERM)
             return True
         return False

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from material import BROKEN, MEDIA, SLOW, Clip
 
-# Calls repeat themselves while the daemon is away, so that its death is no error: set this once they do.
-IS_UNAVAILABLE_A_FAILURE = False
+# Calls repeat themselves while the daemon is away, and the supervisor has a new one up in much less time:
+# then its death is no error.
+IS_UNAVAILABLE_A_FAILURE = True
 DECODERS_OPEN_MAX = 6
 KEPT_MAX = 12
 CHILDREN_MAX = 3

@@ -76,7 +76,6 @@ class Daemon:
         self._environment = {**os.environ, **environment}
         self.socket = folder / "reeld.sock"
         self._options = options
-        self.is_told_to_end = False
         self.start()
 
     def start(self) -> None:
@@ -107,7 +106,8 @@ class Daemon:
         if said != b"ready\n":
             raise ChaosError(f"the daemon did not get ready (exit status {self.popen.wait()})")
         self.process = Process(self.popen.pid)
-        self.is_told_to_end = False
+        # What it must end with, once it was told to end or killed.
+        self.end_status: int | None = None
 
     def engines(self) -> list[Process]:
         """Its engines, as the kernel knows them."""
