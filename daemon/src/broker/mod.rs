@@ -525,6 +525,7 @@ impl Broker {
 
     /// Handles a message, and returns the descriptors that it has no use for.
     fn client_frame(&mut self, key: u64, mut frame: Frame, turn: Option<Turn>) -> Vec<OwnedFd> {
+        let are_fds_lost = frame.are_fds_lost();
         let mut fds = std::mem::take(&mut frame.fds);
         let Some(client) = self.clients.get_mut(&key) else { return fds };
         if client.name.is_none() {
@@ -541,7 +542,7 @@ impl Broker {
             return fds;
         }
         client.accept(request_id, kind, turn, Instant::now());
-        if frame.are_fds_lost() {
+        if are_fds_lost {
             self.shed_files();
             self.fail(key, request_id, reply::lost_descriptors());
             return fds;

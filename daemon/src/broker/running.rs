@@ -172,6 +172,7 @@ impl Broker {
 
     /// Handles a message, and returns the descriptors that it has no use for.
     pub(super) fn engine_frame(&mut self, key: EngineKey, mut frame: Frame) -> Vec<OwnedFd> {
+        let are_fds_lost = frame.are_fds_lost();
         let mut fds = std::mem::take(&mut frame.fds);
         let Ok(Some(reply)) = EngineReply::decode(frame.header.kind, &frame.body) else {
             tracing::error!(engine = key.0, kind = frame.header.kind, "an engine talks nonsense");
@@ -195,7 +196,7 @@ impl Broker {
                 if let Some(running) = self.finish_job(key, job)
                     && let Task::Scan { stream, .. } = running.job.task
                 {
-                    self.scanned(running.job.source, stream, &mut fds, frame.are_fds_lost());
+                    self.scanned(running.job.source, stream, &mut fds, are_fds_lost);
                 }
             }
             EngineReply::ScanYielded { job } => {
