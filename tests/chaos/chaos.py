@@ -42,9 +42,9 @@ ATTACK_SECONDS = (0.05, 0.7)
 STOPPED_SECONDS = (0.1, 2.5)
 # The last daemon is left alone for this share of the time, so that it has something to account for.
 LAST_DAEMON_SHARE = 0.25
-# What the daemons of one run are told: from too little memory to more than enough, from one engine to more
-# than there are processors, and with or without a picture cache.
-CLIENT_MEMORY_MIB = [8, 32, 256]
+# What the daemons of one run are told: from memory for one large frame beside what may be held to more than
+# enough, from one engine to more than there are processors, with and without a picture cache.
+CLIENT_MEMORY_MIB = [24, 64, 256]
 ENGINE_COUNTS = [1, 2, 3, 4]
 ENGINE_CACHE_MIB = [0, 4, 256]
 # Requests that one kill of an engine may end: those of a run that lost two engines in a row.

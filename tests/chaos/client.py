@@ -114,6 +114,15 @@ class Client:
             (4 if keeps_many else 0, self.keep_many),
         ]
 
+    def connect(self) -> None:
+        """A first connection does not wait for a daemon: nobody says that there was one."""
+        while True:
+            try:
+                return self.reeld.connect()
+            except self.reeld.DaemonUnavailableError as missing:
+                self.channel.say(did="connect", frames=0, bytes=0, error=type(missing).__name__)
+                time.sleep(RETRY_SECONDS)
+
     def run(self, *, until: Callable[[], bool]) -> None:
         """Does one thing after the other, and says so."""
         weights = [weight for weight, _ in self.actions]
@@ -374,7 +383,7 @@ class Client:
     def connect_anew(self) -> None:
         """A second connection beside what is open."""
         self.decoders.clear()
-        self.reeld.connect()
+        self.connect()
 
     # --------------------------------------------------------------------------------- forks
 
@@ -452,6 +461,7 @@ def main(clips: list[Clip], seed: int, *, with_torch: bool, keeps_many: bool) ->
         else:
             sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] # what makes an import fail
         client = Client(clips, seed, channel, keeps_many=keeps_many)
+        client.connect()
         client.run(until=lambda: bool(select.select([0], [], [], 0)[0]))
         client.reap(wait=True)
         client.kept.clear()
