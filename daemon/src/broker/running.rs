@@ -71,7 +71,7 @@ impl Broker {
             .as_ref()
             .err()
             .filter(|error| descriptors::are_exhausted(error))
-            .and_then(|error| error.raw_os_error());
+            .and_then(std::io::Error::raw_os_error);
         let user = self.engines.get_mut(key).map(|engine| engine.user);
         self.engines.spawned(key, spawned);
         if let (Some(code), Some(user)) = (exhausted, user) {
