@@ -80,7 +80,6 @@ def own_descriptors(daemon: Daemon) -> Counter[str]:
 def end(daemon: Daemon) -> None:
     """The daemon obeys a SIGTERM, and takes its engines with it."""
     engines = daemon.engines()
-    daemon.is_told_to_end = True
     daemon.process.send(signal.SIGTERM)
     try:
         status = daemon.popen.wait(timeout=SOON_SECONDS)

@@ -42,9 +42,9 @@ ATTACK_SECONDS = (0.05, 0.7)
 STOPPED_SECONDS = (0.1, 2.5)
 # The last daemon is left alone for this share of the time, so that it has something to account for.
 LAST_DAEMON_SHARE = 0.25
-# What the daemons of one run are told: from too little memory to more than enough, from one engine to more
-# than there are processors, and with or without a picture cache.
-CLIENT_MEMORY_MIB = [8, 32, 256]
+# What the daemons of one run are told: from memory for one large frame beside what may be held to more than
+# enough, from one engine to more than there are processors, with and without a picture cache.
+CLIENT_MEMORY_MIB = [24, 64, 256]
 ENGINE_COUNTS = [1, 2, 3, 4]
 ENGINE_CACHE_MIB = [0, 4, 256]
 # Requests that one kill of an engine may end: those of a run that lost two engines in a row.
@@ -66,21 +66,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class ClientProcess:
     """A client as the driver sees it: its process, its pipe, its children, when it last ended an action."""
 
-    def __init__(self, number: int, pid: int, channel: int, stop: int) -> None:
+    def __init__(self, number: int, pid: int, channel: int, stop: int, now: float) -> None:
         """`channel` is read, `stop` is closed to end it."""
         self.number, self.channel, self.stop = number, channel, stop
         self.process = Process(pid)
         self.pid = pid
         self.unread = b""
         self.doing = "starting"
-        self.ended_at = time.monotonic()
+        self.ended_at = now
         self.is_killed = False
         self.children: dict[int, tuple[Process, float]] = {}
 
-    def hold_child(self, pid: int) -> None:
+    def hold_child(self, pid: int, now: float) -> None:
         """Takes note of a forked child, unless it has gone already."""
         with contextlib.suppress(ProcessLookupError):
-            self.children[pid] = (Process(pid), time.monotonic())
+            self.children[pid] = (Process(pid), now)
 
 
 class Chaos:
@@ -95,6 +95,7 @@ class Chaos:
         self.kills: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.longest_seconds = 0.0
+        self.clock, self.stepped_at = 0.0, time.monotonic()
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
         self.order = itertools.count()
         self.selector = selectors.DefaultSelector()
@@ -159,6 +160,9 @@ class Chaos:
     def step(self) -> None:
         """Waits for what happens next and sees to it."""
         now = time.monotonic()
+        # A machine that was paused as a whole has not been waiting for anybody.
+        self.clock += min(now - self.stepped_at, 1.0)
+        self.stepped_at = now
         wait = max(0.0, min(self.timers[0][0] - now, 0.05)) if self.timers else 0.05
         for key, _ in self.selector.select(wait):
             self.listen(key.data)
@@ -195,7 +199,7 @@ class Chaos:
         os.close(say)
         os.close(stopped)
         os.set_blocking(channel, False)
-        member = ClientProcess(number, pid, channel, stop)
+        member = ClientProcess(number, pid, channel, stop, self.clock)
         self.clients[number] = member
         self.selector.register(channel, selectors.EVENT_READ, member)
         self.counts["clients"] += 1
@@ -263,13 +267,12 @@ class Chaos:
             if words["error"]:
                 self.errors[words["error"]] += 1
             if is_own:
-                now = time.monotonic()
-                self.longest_seconds = max(self.longest_seconds, now - member.ended_at)
-                member.ended_at = now
+                self.longest_seconds = max(self.longest_seconds, self.clock - member.ended_at)
+                member.ended_at = self.clock
                 member.doing = f"nothing since {words['did']}"
         elif "fork" in words:
             self.counts["forks"] += 1
-            member.hold_child(words["fork"])
+            member.hold_child(words["fork"], self.clock)
         elif "reaped" in words:
             member.children.pop(words["reaped"], None)
             if words["status"] not in (0, -signal.SIGKILL):
@@ -282,7 +285,7 @@ class Chaos:
         if not member.process.is_alive():
             self.client_ended(member)
             return
-        now = time.monotonic()
+        now = self.clock
         if member.process.is_stopped:
             member.ended_at = now
         if now - member.ended_at > HEADWAY_SECONDS:
@@ -324,7 +327,7 @@ class Chaos:
         for pid, (child, since) in list(self.orphans.items()):
             if not child.is_alive():
                 del self.orphans[pid]
-            elif time.monotonic() - since > HEADWAY_SECONDS + client.CHILD_SECONDS[1]:
+            elif self.clock - since > HEADWAY_SECONDS + client.CHILD_SECONDS[1]:
                 raise ChaosError(f"child {pid} of a client that was killed hangs{_where(pid)}")
 
     # -------------------------------------------------------------------------------- daemon
@@ -334,8 +337,7 @@ class Chaos:
         if self.daemon.process.is_alive():
             return
         status = self.daemon.popen.wait()
-        expected = 0 if self.daemon.is_told_to_end else -signal.SIGKILL
-        if status != expected or self.is_ending:
+        if status != self.daemon.end_status or self.is_ending:
             raise ChaosError(f"the daemon ended with {status}")
         self.daemon.start()
         self.counts["daemons started again"] += 1
@@ -343,7 +345,7 @@ class Chaos:
     def end_daemon(self, number: signal.Signals) -> None:
         """Ends the daemon; none of its engines may outlive it."""
         engines = self.daemon.engines()
-        self.daemon.is_told_to_end = number == signal.SIGTERM
+        self.daemon.end_status = 0 if number == signal.SIGTERM else -number
         self.daemon.process.send(number)
         deadline = time.monotonic() + SOON_SECONDS
         self.after(0.5, lambda: self.expect_end(engines, deadline))
@@ -388,7 +390,8 @@ class Chaos:
         if kind == "engines":
             engines = self.daemon.engines()
             return bool([self.hit([engine], signal.SIGKILL) for engine in engines])
-        if not self.daemon.is_told_to_end:
+        # One that ends already shall end in the way that it was told first.
+        if self.daemon.end_status is None:
             self.end_daemon(signal.SIGKILL if kind == "daemon" else signal.SIGTERM)
             return True
         return False
@@ -424,7 +427,7 @@ class Chaos:
         self.note("the end")
         for member in self.clients.values():
             member.process.send(signal.SIGCONT)
-            member.ended_at = time.monotonic()
+            member.ended_at = self.clock
             os.close(member.stop)
             member.stop = os.open("/dev/null", os.O_RDONLY)
         while self.clients or self.orphans or self.timers:

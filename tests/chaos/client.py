@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from material import BROKEN, MEDIA, SLOW, Clip
 
-# Calls repeat themselves while the daemon is away, so that its death is no error: set this once they do.
-IS_UNAVAILABLE_A_FAILURE = False
+# Calls repeat themselves while the daemon is away, and the supervisor has a new one up in much less time:
+# then its death is no error.
+IS_UNAVAILABLE_A_FAILURE = True
 DECODERS_OPEN_MAX = 6
 KEPT_MAX = 12
 CHILDREN_MAX = 3
@@ -112,6 +113,15 @@ class Client:
             (1, self.connect_anew),
             (4 if keeps_many else 0, self.keep_many),
         ]
+
+    def connect(self) -> None:
+        """A first connection does not wait for a daemon: nobody says that there was one."""
+        while True:
+            try:
+                return self.reeld.connect()
+            except self.reeld.DaemonUnavailableError as missing:
+                self.channel.say(did="connect", frames=0, bytes=0, error=type(missing).__name__)
+                time.sleep(RETRY_SECONDS)
 
     def run(self, *, until: Callable[[], bool]) -> None:
         """Does one thing after the other, and says so."""
@@ -373,7 +383,7 @@ class Client:
     def connect_anew(self) -> None:
         """A second connection beside what is open."""
         self.decoders.clear()
-        self.reeld.connect()
+        self.connect()
 
     # --------------------------------------------------------------------------------- forks
 
@@ -451,6 +461,7 @@ def main(clips: list[Clip], seed: int, *, with_torch: bool, keeps_many: bool) ->
         else:
             sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] # what makes an import fail
         client = Client(clips, seed, channel, keeps_many=keeps_many)
+        client.connect()
         client.run(until=lambda: bool(select.select([0], [], [], 0)[0]))
         client.reap(wait=True)
         client.kept.clear()

@@ -366,7 +366,7 @@ fn printed_default_is_a_file_without_fault_that_changes_nothing() {
     let spelt_out = Scene::new(printed_keys().join("\n"));
     let set = set(&spelt_out.serve().arg("--check-config").output().unwrap());
     let keys: Vec<_> = set.iter().map(|line| line.split(" = ").next().unwrap()).collect();
-    assert_eq!(keys, ["engine_count_max", "user_memory_mib", "memory_mib"]);
+    assert_eq!(keys, ["cache_dir", "engine_count_max", "user_memory_mib", "memory_mib"]);
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn where_the_socket_has_to_do_the_client_lives_as_long_as_its_socket() {
 #[test]
 fn clients_that_come_and_go_leave_no_descriptor() {
     for way in [AUDIT, ("REELD_TEST_DEATH", "pidfd-open"), ("REELD_TEST_DEATH", "hup")] {
-        let daemon = Daemon::with_environment(&[], &[AUDIT, way]);
+        // A second engine would have descriptors of its own.
+        let daemon = Daemon::with_environment(&ONE_ENGINE, &[AUDIT, way]);
         let folder = format!("/proc/{}/fd", daemon.pid());
         let count = || std::fs::read_dir(&folder).unwrap().count();
         let client = daemon.client();

@@ -37,6 +37,20 @@ fn assert_same(frames: &Frames, reference: &Reference, indices: &[i64]) {
 }
 
 #[test]
+fn frames_that_come_leave_no_error_in_the_log() {
+    let cache = tempfile::tempdir().unwrap();
+    let daemon = Daemon::with(&["--cache-dir", cache.path().to_str().unwrap()]);
+    for index in 0..10 {
+        // A new connection has a new arena, which a helper prepares; the first one finds no index on disk.
+        let video = daemon.client().open(clip(CLIP), OpenOptions::default()).unwrap();
+        video.frame_at(index).unwrap();
+    }
+    daemon.await_rest();
+    let log = std::fs::read_to_string(daemon.folder().join("log")).unwrap();
+    assert!(log.contains("engine started") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
 fn metadata_are_those_of_the_clip() {
     let scene = exact();
     let Scene { video, reference, .. } = &scene;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reeld_client::status::Status;
@@ -115,7 +115,7 @@ fn ask(video: &Video, random: &mut Random) {
 }
 
 /// Requests and files that are refused.
-fn do_wrong(client: &Client, path: &PathBuf) {
+fn do_wrong(client: &Client, path: &Path) {
     let video = client.open(path, OpenOptions::default()).unwrap();
     for _ in 0..VISIT_REQUESTS / 2 {
         assert!(matches!(video.frame_at(30), Err(Error::FrameIndex(_))));
@@ -127,7 +127,7 @@ fn do_wrong(client: &Client, path: &PathBuf) {
 }
 
 /// A process that holds a result and waits for others when it dies.
-fn be_killed(daemon: &Daemon, path: &PathBuf) {
+fn be_killed(daemon: &Daemon, path: &Path) {
     let arguments = [path.to_str().unwrap(), &clip("slow.mp4").display().to_string()];
     let mut worker = Worker::start("hold-and-ask", &daemon.socket(), &arguments);
     assert_eq!(worker.line(), "holding");

@@ -120,7 +120,7 @@ impl Broker {
     ) {
         let file = match checked {
             Ok(file) => file,
-            Err(error) => return self.nothing_came_of(purpose, error),
+            Err(error) => return self.nothing_came_of(purpose, || error),
         };
         let open = match purpose {
             Purpose::Open(open) => open,

@@ -28,16 +28,16 @@ impl Broker {
                 let is_new = !matches!(purpose, Purpose::Load { .. });
                 self.index_read(source, stream, index, is_new);
             }
-            Done::Nothing if purpose == Purpose::Chore => {}
-            Done::Nothing => self.nothing_came_of(purpose, reply::internal("a helper failed")),
+            Done::Nothing => self.nothing_came_of(purpose, || reply::internal("a helper failed")),
         }
     }
 
-    /// Whoever waited for a helper is told that it is in vain.
-    pub(super) fn nothing_came_of(&mut self, purpose: Purpose, error: WireError) {
+    /// Whoever waited for a helper is told that it is in vain. For a chore that is done, and for an index that is
+    /// not on disk, it is what was expected, and no error is made of it.
+    pub(super) fn nothing_came_of(&mut self, purpose: Purpose, error: impl FnOnce() -> WireError) {
         match purpose {
-            Purpose::Open(open) => self.fail_open(open, error),
-            Purpose::Locate(request) => self.fail_request(request, error),
+            Purpose::Open(open) => self.fail_open(open, error()),
+            Purpose::Locate(request) => self.fail_request(request, error()),
             Purpose::Load { source, stream, waiter } => self.scan(source, stream, waiter),
             Purpose::Chore => {}
         }

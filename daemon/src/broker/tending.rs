@@ -79,7 +79,7 @@ impl Broker {
                     "the memory file with the request".to_owned()
                 }
             };
-            self.nothing_came_of(purpose, reply::hanging_file_system(&label));
+            self.nothing_came_of(purpose, || reply::hanging_file_system(&label));
         }
     }
 

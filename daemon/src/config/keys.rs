@@ -150,7 +150,7 @@ pub const KEYS: &[Key] = &[
         name: "engine_memory_mib",
         kind: Kind::Number {
             unit: Unit::Mib,
-            range: 256..=ENGINE_MIB_MAX,
+            range: 64..=ENGINE_MIB_MAX,
             store: |settings, mib| settings.limits.engine_memory_mib = mib,
         },
         default: Preset::Value("8192"),
