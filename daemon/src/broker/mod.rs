@@ -12,12 +12,13 @@
 //! | `drain`       | how the daemon ends                                                   |
 //! | `reload`      | how the configuration is read again                                   |
 //! | `dump`        | the state, for the log                                                |
+//! | `arriving`    | who may connect, and the handshake                                    |
 //! | `client`      | one connected process and what it holds                               |
 //! | `catalog`     | files and what is known of them                                       |
 //! | `index_store` | indexes on disk                                                       |
 //! | `requests`    | requests that are not answered yet                                    |
 //! | `job`         | a piece of work for an engine                                         |
-//! | `engines`     | the engine processes                                                  |
+//! | `engines`     | the engine processes; `engines/engine`: one of them                   |
 //! | `backoff`, `blame` | pure: how long to wait for the next engine, and whose fault a death is |
 //! | `spawner`     | the thread that starts processes                                      |
 //! | `memory`      | granting slots and arenas, and who waits for memory of others         |
@@ -40,6 +41,7 @@
 //! | `reply`       | errors as numbers and sentences                                       |
 //! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
 
+mod arriving;
 mod audit;
 mod backoff;
 mod blame;
@@ -90,21 +92,18 @@ use std::time::{Duration, Instant};
 
 use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
-use reeld_protocol::handshake::{Hello, RefusalCause};
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
-use reeld_protocol::socket::{PeerIdentity, peer_identity};
 use reeld_protocol::status::Totals;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Limits, Settings};
+use crate::config::Settings;
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
 use client::{Client, ErrorCounts, GrantedArena};
-use death::Watch;
 use drain::Drain;
 use engines::{EngineKey, Engines};
-use gates::{Gate, Gates, Turn};
+use gates::{Gate, Turn};
 use helpers::{Done, Helpers, Line};
 use index_store::IndexStore;
 use job::{Job, User};
@@ -112,7 +111,7 @@ use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
 use peer::Remains;
 use queue::{Queue, Waiter};
-use quotas::{Barrier, Quotas};
+use quotas::Quotas;
 use reload::{Reload, Reloading};
 use requests::Requests;
 use service::Service;
@@ -451,86 +450,6 @@ impl Broker {
         self.accepting = None;
     }
 
-    fn connect(&mut self, stream: UnixStream) {
-        if self.is_draining() {
-            return;
-        }
-        match peer_identity(&stream) {
-            Ok(identity) => self.admit_client(stream, identity),
-            Err(error) => tracing::warn!(%error, "a peer that cannot be identified"),
-        }
-    }
-
-    fn admit_client(&mut self, stream: UnixStream, identity: PeerIdentity) {
-        let line = Line::User(identity.uid);
-        if self.settings.is_private && identity.uid != rustix::process::getuid().as_raw() {
-            tracing::warn!(uid = identity.uid, "refused: this daemon is private");
-            return self.helpers.discard(line, stream);
-        }
-        if self.helpers.is_overfull(line) {
-            // The one socket that is closed here: nothing of it was read, so at most the kernel's own closing
-            // of what lies in it takes place on this thread.
-            return tracing::warn!(uid = identity.uid, "refused: this user's file systems do not answer");
-        }
-        self.next_client += 1;
-        let (key, events) = (self.next_client, self.events.clone());
-        let user = Client::user(key, identity);
-        if let Err(barrier) = self.quotas.connect(user) {
-            let reason = self.too_many_clients(barrier);
-            tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "connection refused");
-            listen::refuse(&stream, RefusalCause::Limit, reason);
-            return self.helpers.discard(line, stream);
-        }
-        let limits = &self.settings.limits;
-        let quota_bytes = limits.client_memory_mib << 20;
-        let of_user = self.gates.entry(user).or_insert_with(|| Gate::new(limits.user_requests_max));
-        let gates = Gates { client: Gate::new(limits.client_requests_max), user: of_user.clone() };
-        let best = self.switches.death;
-        let client = Client::new(key, identity, quota_bytes, gates, clock::now(), |gates| {
-            let watch = Watch::start(best, key, &stream, identity, events.clone());
-            (peer::Peer::start(PeerKey::Client(key), line, stream, events, Some(gates)), watch)
-        });
-        tracing::debug!(client = key, pid = identity.pid, uid = identity.uid, "connection accepted");
-        self.clients.insert(key, client);
-        self.had_clients = true;
-        self.totals.clients += 1;
-    }
-
-    fn too_many_clients(&self, barrier: Barrier) -> String {
-        let limits = &self.settings.limits;
-        match barrier {
-            Barrier::UserClients => format!(
-                "{} clients of this user are connected (user_client_count_max); end some, or raise the limit",
-                limits.user_client_count_max
-            ),
-            Barrier::Clients | Barrier::UserSources | Barrier::UserMemory | Barrier::Memory => format!(
-                "{} clients are connected (client_count_max); end some, or raise the limit",
-                limits.client_count_max
-            ),
-        }
-    }
-
-    /// New limits hold for what is granted from now on, and whoever waits is looked at again.
-    fn apply_limits(&mut self, limits: Limits) {
-        self.settings.limits = limits;
-        let limits = &self.settings.limits;
-        self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
-        self.engines.change_limits(limits, &self.settings.log);
-        for gate in self.gates.values_mut() {
-            gate.resize(limits.user_requests_max);
-        }
-        for client in self.clients.values_mut() {
-            client.gate.resize(limits.client_requests_max);
-            client.memory.change_quota(limits.client_memory_mib << 20);
-        }
-        self.has_memory_moved = true;
-        let waiting = self.clients.iter().filter(|(_, client)| !client.waiting.is_empty());
-        for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
-            self.admit_waiting(client);
-        }
-        self.settle_turn();
-    }
-
     /// Handles a message, and returns the descriptors that it has no use for.
     fn client_frame(&mut self, key: u64, mut frame: Frame, turn: Option<Turn>) -> Vec<OwnedFd> {
         let are_fds_lost = frame.are_fds_lost();
@@ -574,21 +493,6 @@ impl Broker {
             Err(error) => self.fail(key, request_id, reply::invalid(error.to_string())),
         }
         fds
-    }
-
-    fn greet(&mut self, key: u64, frame: &Frame) {
-        let hello = match Hello::from_bytes(&frame.body) {
-            Ok(hello) if frame.header.kind == kind::HELLO && frame.header.request_id == 0 => hello,
-            Ok(_) => return self.break_off(key, "the first message is no Hello"),
-            Err(error) => return self.break_off(key, &error.to_string()),
-        };
-        let (daemon, ffmpeg) = (daemon_name(), self.ffmpeg_versions.join(", "));
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        if !client.greet(&hello, self.instance, &daemon, &ffmpeg) {
-            return self.break_off(key, "another version of the protocol");
-        }
-        let (pid, uid) = (client.identity.pid, client.identity.uid);
-        tracing::info!(client = key, pid, uid, name = client.name(), "client connected");
     }
 
     fn client_notice(&mut self, key: u64, notice: Notice) {
@@ -681,8 +585,4 @@ impl Broker {
 fn index_store(settings: &Settings) -> Option<Arc<IndexStore>> {
     let folder = settings.cache_dir.as_ref().filter(|_| settings.index_cache_mib > 0)?;
     Some(Arc::new(IndexStore::new(folder.join("indexes"), settings.index_cache_mib << 20)))
-}
-
-fn daemon_name() -> String {
-    format!("reeld {}", env!("CARGO_PKG_VERSION"))
 }

@@ -6,7 +6,7 @@
 use crate::config::{Limits, Settings};
 use crate::logging;
 
-use super::{Broker, Event};
+use super::{Broker, Event, memory};
 
 /// Reads all settings anew; all faults in one text, a line each.
 pub type Reload = Box<dyn Fn() -> Result<Settings, String> + Send + Sync>;
@@ -78,6 +78,27 @@ impl Broker {
             need_restart = need_restart.join(","),
             "configuration reloaded"
         );
+    }
+
+    /// New limits hold for what is granted from now on, and whoever waits is looked at again.
+    pub(super) fn apply_limits(&mut self, limits: Limits) {
+        self.settings.limits = limits;
+        let limits = &self.settings.limits;
+        self.quotas.change_limits(memory::quota_limits(&self.settings, self.node_bytes));
+        self.engines.change_limits(limits, &self.settings.log);
+        for gate in self.gates.values_mut() {
+            gate.resize(limits.user_requests_max);
+        }
+        for client in self.clients.values_mut() {
+            client.gate.resize(limits.client_requests_max);
+            client.memory.change_quota(limits.client_memory_mib << 20);
+        }
+        self.has_memory_moved = true;
+        let waiting = self.clients.iter().filter(|(_, client)| !client.waiting.is_empty());
+        for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.admit_waiting(client);
+        }
+        self.settle_turn();
     }
 }
 
