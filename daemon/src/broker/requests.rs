@@ -259,9 +259,10 @@ mod tests {
 
     #[test]
     fn result_larger_than_any_memory_is_none() {
-        let mut huge = part(1 << 20, u32::MAX, u32::MAX, Dtype::Float32);
-        huge.located.truncate(1 << 20);
-        assert!(lay_out(&[huge]).is_none());
+        let huge = |frame_count| part(frame_count, u32::MAX, u32::MAX, Dtype::Float32);
+        for parts in [vec![huge(1 << 20)], vec![huge(1)], vec![huge(1), huge(1)], vec![huge(0), huge(1)]] {
+            assert!(lay_out(&parts).is_none());
+        }
     }
 
     #[test]
