@@ -42,13 +42,13 @@ pub fn runtime() -> Runtime {
     builder.enable_all().event_interval(1).max_blocking_threads(2).build().expect("a runtime")
 }
 
-/// Two users with two clients each cannot all have what each of them may have.
+/// A client may have as much as its user, so that two of one user are short of memory, and three of two users too.
 fn settings(client_memory_mib: u64) -> Settings {
     static DEFAULTS: OnceLock<Settings> = OnceLock::new();
     let mut settings = DEFAULTS.get_or_init(defaults).clone();
     settings.limits.client_memory_mib = client_memory_mib;
-    settings.limits.user_memory_mib = Some(2 * client_memory_mib);
-    settings.limits.memory_mib = Some(3 * client_memory_mib);
+    settings.limits.user_memory_mib = Some(client_memory_mib);
+    settings.limits.memory_mib = Some(2 * client_memory_mib);
     settings.limits.engine_count_max = Some(2);
     settings
 }
