@@ -101,9 +101,10 @@ fn clients_that_come_and_go_leave_no_descriptor() {
         for _ in 0..200 {
             visit();
         }
-        eventually("as many descriptors as before", || {
+        eventually("no more descriptors than before", || {
             let status = client.status().unwrap();
-            (status.client_count == 1 && count() == before).then_some(())
+            // There may be fewer: a helper may still have been closing the first visitor's.
+            (status.client_count == 1 && count() <= before).then_some(())
         });
         assert_eq!(video.frame_at(0).unwrap().frame_count(), 1);
     }
