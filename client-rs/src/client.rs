@@ -459,7 +459,8 @@ impl Client {
         let (reason, look_count) =
             current.outage.as_ref().map_or(("", 0), |outage| (outage.reason(), outage.look_count()));
         Error::unavailable(format!(
-            "the reeld daemon is gone ({reason}) and was not back within {} s: {what}, looked {look_count}              times. Start it again",
+            "the reeld daemon is gone ({reason}) and was not back within {} s: {what}, looked \
+             {look_count} times. Start it again",
             self.window().as_secs_f64()
         ))
     }

@@ -51,6 +51,9 @@ fn serve(options: ServeOptions) -> ExitCode {
         Ok(written_out) => written_out,
         Err(reason) => return fail_without_log(&reason),
     };
+    if let Err(error) = outlive_file_size_limit() {
+        tracing::warn!(%error, "a limit on the size of files may end the daemon");
+    }
     let reload = Box::new(move || config::load(&options).map_err(|error| error.to_string()));
     let code = exit_code(broker::serve(settings, reload, ffi::library_versions()));
     drop(written_out);
@@ -103,6 +106,13 @@ fn leave_signals_to_broker() -> io::Result<()> {
     Ok(())
 }
 
+/// A limit on the size of files, inherited from whoever started the daemon, shall be an error of what runs into it
+/// and not the end of the process.
+fn outlive_file_size_limit() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
+}
+
 /// The broker gives an engine their socket as its standard input, and its own log filter.
 fn decode(options: &EngineOptions) -> ExitCode {
     match logging::start_in_engine(&logging::filter_of_environment()) {
@@ -113,6 +123,7 @@ fn decode(options: &EngineOptions) -> ExitCode {
 
 fn decode_for_broker(options: &EngineOptions) -> io::Result<()> {
     leave_signals_to_broker()?;
+    outlive_file_size_limit()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,

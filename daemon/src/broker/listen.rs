@@ -218,9 +218,13 @@ fn is_stale(path: &Path) -> io::Result<bool> {
 fn lock(path: &Path) -> io::Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(
-        |error| io::Error::new(error.kind(), format!("cannot open {}: {error}", Path::new(&name).display())),
-    )?;
+    // In a folder that others may write to, neither a link nor a pipe leads astray or waits.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    let lock = options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags).open(&name);
+    let lock = lock.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot open {}: {error}", Path::new(&name).display()))
+    })?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -234,7 +238,9 @@ fn lock(path: &Path) -> io::Result<File> {
 pub fn announce(fd: i32) -> io::Result<()> {
     // SAFETY: the number was given to us as ours; an invalid one fails at the write.
     let mut ready = unsafe { File::from_raw_fd(fd) };
-    ready.write_all(b"ready\n")
+    ready.write_all(b"ready\n").map_err(|error| {
+        io::Error::new(error.kind(), format!("--ready-fd {fd} cannot be written to: {error}"))
+    })
 }
 
 #[cfg(test)]
@@ -272,6 +278,20 @@ mod tests {
         assert_eq!(listening.path(), path);
         drop(listening);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn lock_that_is_a_pipe_or_a_link_is_an_error_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let lock = folder.path().join("a.sock.lock");
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .unwrap();
+        assert!(Listening::start(&path, 0o600).unwrap_err().to_string().contains("a.sock.lock"));
+        std::fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &lock).unwrap();
+        assert!(Listening::start(&path, 0o600).unwrap_err().to_string().contains("a.sock.lock"));
+        assert!(!folder.path().join("elsewhere").exists());
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub fn bind_to_broker() -> Result<(), CageError> {
 /// fails with an error that decoders handle. `RLIMIT_AS` would count arenas and libraries too, `RLIMIT_RSS` does
 /// nothing, and a control group kills instead.
 pub fn limit_memory(bytes: u64) -> Result<(), CageError> {
-    rustix::process::setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    // Whoever started the daemon may have set less, which only a privileged process could raise.
+    let allowed = rustix::process::getrlimit(Resource::Data).maximum.map_or(bytes, |hard| hard.min(bytes));
+    rustix::process::setrlimit(Resource::Data, Rlimit { current: Some(allowed), maximum: Some(allowed) })?;
     Ok(())
 }
 

@@ -157,8 +157,8 @@ fn errors(errors: &[ErrorCount]) -> String {
 fn totals(totals: &Totals) -> String {
     table(&[
         row([&"clients", &totals.clients]),
-        row([&"requests", &totals.requests]),
-        row([&"requests that failed", &totals.requests_failed]),
+        row([&"requests for frames", &totals.requests]),
+        row([&"requests for frames that failed", &totals.requests_failed]),
         row([&"frames delivered", &totals.frames_delivered]),
         row([&"pictures decoded", &totals.pictures_decoded]),
         row([&"frames from a cache", &totals.cache_hits]),
