@@ -16,7 +16,7 @@ use reeld_tests::{Daemon, Random, Worker, clip, eventually, twenty_clips};
 
 const VISIT_REQUESTS: u64 = 100;
 const FIRST_VISITS: u64 = 200;
-const ALL_VISITS: u64 = 1000;
+const ALL_VISITS: u64 = 1050;
 const THREADS: u64 = 4;
 
 /// Requests that a client has on their way at once.
