@@ -18,10 +18,9 @@ use super::{Broker, PeerKey, clock, listen, peer};
 impl Broker {
     /// Somebody has connected.
     pub(super) fn connect(&mut self, stream: UnixStream) {
-        if self.is_draining() {
-            return;
-        }
         match peer_identity(&stream) {
+            // It was accepted just before the socket was closed, and looks for the next daemon.
+            Ok(identity) if self.is_draining() => self.helpers.discard(Line::User(identity.uid), stream),
             Ok(identity) => self.admit_client(stream, identity),
             Err(error) => tracing::warn!(%error, "a peer that cannot be identified"),
         }

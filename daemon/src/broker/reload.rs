@@ -98,7 +98,6 @@ impl Broker {
         for client in waiting.map(|(&key, _)| key).collect::<Vec<_>>() {
             self.admit_waiting(client);
         }
-        self.settle_turn();
     }
 }
 
