@@ -11,6 +11,21 @@ import pytest
 from support import MEDIA, REPOSITORY, SUBJECT, Daemon
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full` runs what takes too long for each change."""
+    parser.addoption("--full", action="store_true", help="also run the tests marked `full`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--full`, the tests marked so are left out rather than skipped: they are many."""
+    if config.getoption("--full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def media() -> Path:
     """The folder with all clips of tests/media/generate."""
