@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
-from reeld import _arrays, client, transforms as decoder_transforms
+from reeld import _arrays, client
+from reeld import transforms as decoder_transforms
 from reeld._bounds import MappedBounds, StreamBounds, as_seconds
 from reeld._native import Wanted
 from reeld.decoders._cpu_fallback import CpuFallbackStatus
@@ -86,9 +87,9 @@ class VideoDecoder:
         device: ``"cpu"``, or None for torch's default device.
         seek_mode: ``"exact"`` finds frames by an index of the whole file, which the daemon makes once;
             ``"approximate"`` by arithmetic on what the header says.
-        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`, TorchCodec's, or
-            torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``. ``metadata`` still tells the
-            size before them.
+        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`,
+            TorchCodec's, or torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``.
+            ``metadata`` still tells the size before them.
         output_dtype: ``uint8`` for values in [0, 255] or ``float32`` for values in [0, 1]: torch's dtype,
             numpy's, or its name; or ``"auto"``, which is ``float32`` for videos of more than 8 bits.
         custom_frame_mappings: All frames of the stream, if they are known already: JSON as ``ffprobe
