@@ -63,8 +63,16 @@ def versions() -> dict[str, str]:
     import torchcodec
     import torchvision
 
-    modules = {"reeld": reeld, "numpy": np, "torch": torch, "torchcodec": torchcodec, "torchvision": torchvision}
-    ffmpeg = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    modules = {
+        "reeld": reeld,
+        "numpy": np,
+        "torch": torch,
+        "torchcodec": torchcodec,
+        "torchvision": torchvision,
+    }
+    ffmpeg = subprocess.run(
+        ["ffmpeg", "-version"], capture_output=True, text=True, check=True
+    ).stdout.split()[2]
     return {**{name: str(module.__version__) for name, module in modules.items()}, "ffmpeg": ffmpeg}
 
 
@@ -76,7 +84,9 @@ def run_one(file: Path) -> None:
     program = Program.from_json(file.read_text())
     findings = runner.run(program)
     for finding in findings:
-        call = "opening" if finding.position == runner.OPENING else json.dumps(program.calls[finding.position])
+        call = (
+            "opening" if finding.position == runner.OPENING else json.dumps(program.calls[finding.position])
+        )
         print(f"{finding.verdict:10} {call} {finding.words}")
     if any(finding.verdict == runner.DIFFERENT for finding in findings):
         sys.exit(1)
@@ -111,7 +121,9 @@ def run_many(count: int, seed: int, process_count: int) -> dict[str, Any]:
 
 def main() -> None:
     """Reads the command line, runs the programs and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=COUNT, help=f"programs to run, usually {COUNT}")
     parser.add_argument("--seed", type=int, default=0, help="which programs, usually those of seed 0")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))

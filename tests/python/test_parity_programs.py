@@ -56,7 +56,7 @@ class OffByOne(Reference):
         return super().get_frames_at(indices)
 
 
-WRONG = runner.Library(OffByOne, is_ours=False)
+WRONG = runner.Library(OffByOne, "torchcodec.transforms", is_ours=False)
 WITH_A_DIFFERENCE = Program(
     clip="h264_bframes.mp4",
     source="Path",
@@ -86,7 +86,9 @@ def test_a_program_with_a_difference_is_made_as_short_as_can_be(media: Path) -> 
     assert short == replace(WITH_A_DIFFERENCE, source="str", options=(), calls=short.calls)
 
 
-@pytest.mark.parametrize("clip", ["h264_open_gop.mp4", "edit_list_cut_open_gop.mp4", "two_videos.mkv", "rotated_90.mp4"])
+@pytest.mark.parametrize(
+    "clip", ["h264_open_gop.mp4", "edit_list_cut_open_gop.mp4", "two_videos.mkv", "rotated_90.mp4"]
+)
 def test_frames_in_order_are_those_that_torchcodec_seeks(media: Path, clip: str) -> None:
     in_order, seeking = InOrder(Program(clip=clip)), Reference(str(media / clip))
     count = len(seeking)

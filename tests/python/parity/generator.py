@@ -65,8 +65,21 @@ WILD_OPTIONS: dict[str, list[Any]] = {
     "num_ffmpeg_threads": [None, "many", 1.5, -1, True],
     "output_dtype": ["uint8", "float32", None, {"dtype": "float16"}, {"dtype": "int32"}, 3],
     "device": ["meta", "no such device", 3, {"device": "meta"}],
+    "transforms": [
+        *([], None, 3, [3], ["Resize"], {"transform": "Resize", "arguments": [[90, 160]]}),
+        *([{"transform": name, "arguments": [[400, 100]]}] for name in ("CenterCrop", "RandomCrop")),
+        *(
+            [{"transform": "Resize", "arguments": [size]}]
+            for size in ([0, 10], [-1, 10], 10, [10], [1, 2, 3])
+        ),
+        *(
+            [{"transform": name, "arguments": arguments, "of": "torchvision.transforms.v2"}]
+            for name, arguments in (("Resize", [10]), ("RandomHorizontalFlip", []), ("CenterCrop", [64]))
+        ),
+    ],
     "no_such_argument": [1],
 }
+TRANSFORM_MODULES = ["torchvision.transforms.v2", "torchcodec.transforms", None]
 
 
 def program(seed: int, number: int, *, names: tuple[str, ...] | None = None) -> Program:
@@ -77,7 +90,7 @@ def program(seed: int, number: int, *, names: tuple[str, ...] | None = None) -> 
     options = dict(_options(choice, clip))
     stream_index = options.get("stream_index")
     facts = clips.facts(clip, stream_index if type(stream_index) is int else None)
-    ask = _Questions(choice, facts, value_bytes=4 if options.get("output_dtype") == {"dtype": "float32"} else 1)
+    ask = _Questions(choice, facts, value_bytes=4 if "output_dtype" in options else 1)
     return Program(
         clip=clip,
         source=choice.choices(list(SOURCES), [6, *[1] * (len(SOURCES) - 1)])[0],
@@ -104,7 +117,12 @@ def _options(choice: random.Random, clip: str) -> list[tuple[str, Any]]:
     if choice.random() < 0.3:
         options.append(("dimension_order", choice.choice(["NHWC", "NHWC", "NCHW"])))
     if choice.random() < 0.3:
-        options.append(("output_dtype", {"dtype": choice.choice(["float32", "float32", "uint8"])}))
+        options.append(
+            ("output_dtype", choice.choice([*[{"dtype": "float32"}] * 3, "auto", {"dtype": "uint8"}]))
+        )
+    # Where answers are compared with frames that are decoded in order, these are of the size of the video.
+    if choice.random() < 0.2 and not clip.startswith("broken_") and not clip.endswith(".ts"):
+        options.append(("transforms", [_transform(choice) for _ in range(choice.choice([1, 1, 1, 2, 3]))]))
     if choice.random() < 0.3:
         options.append(("num_ffmpeg_threads", choice.choice([0, 1, 2, 3, 7])))
     if choice.random() < (0.5 if clip.startswith(("two_videos", "nasa", "audio")) else 0.1):
@@ -117,6 +135,16 @@ def _options(choice: random.Random, clip: str) -> list[tuple[str, Any]]:
         options.append((name, choice.choice(WILD_OPTIONS[name])))
     choice.shuffle(options)
     return options
+
+
+def _transform(choice: random.Random) -> dict[str, Any]:
+    """One transform, mostly to a size that every video has."""
+    size = [choice.choice([16, 32, 45, 64, 90]), choice.choice([16, 32, 48, 64, 101, 128])]
+    name = choice.choice(["Resize", "CenterCrop", "RandomCrop"])
+    if name == "Resize" and choice.random() < 0.3:
+        size = [choice.choice([120, 181, 224]), choice.choice([160, 224, 321])]
+    module = choice.choice(TRANSFORM_MODULES)
+    return {"transform": name, "arguments": [size], **({} if module is None else {"of": module})}
 
 
 class _Questions:
@@ -207,7 +235,11 @@ class _Questions:
 
     def _valid_index(self) -> int:
         count = self._facts.frame_count
-        return self._choice.randrange(-count, count) if self._choice.random() < 0.3 else self._choice.randrange(count)
+        return (
+            self._choice.randrange(-count, count)
+            if self._choice.random() < 0.3
+            else self._choice.randrange(count)
+        )
 
     def _range(self) -> list[Any]:
         """The start, stop and step of not too many frames."""
@@ -297,9 +329,7 @@ class _Questions:
         """From a time to a later one, with not too many frames in between; rarely the wrong way round."""
         facts = self._facts
         start = self._time()
-        first = min(
-            range(facts.frame_count), key=lambda position: abs(facts.pts_seconds[position] - start)
-        )
+        first = min(range(facts.frame_count), key=lambda position: abs(facts.pts_seconds[position] - start))
         last = min(first + self._choice.randint(0, self._length_max() - 1), facts.frame_count - 1)
         border = facts.pts_seconds[last]
         nearby = (border, math.nextafter(border, math.inf), border + facts.duration_seconds[last])

@@ -132,5 +132,9 @@ RULES = [
         _differs_from_fresh,
     ),
     Rule("seek", _seeks_badly, _differs_in_order),
-    Rule("damage", lambda program, call: _is_damaged(program, call) or _changes_size(program, call), _is_no_result),
+    Rule(
+        "damage",
+        lambda program, call: _is_damaged(program, call) or _changes_size(program, call),
+        _is_no_result,
+    ),
 ]

@@ -1,6 +1,7 @@
 """Right answers, had slowly: every frame of a stream decoded in order, without any seeking, and then chosen.
 
-TorchCodec's own packet decoder and colour converter make the frames, so that only its seeking is left out.
+TorchCodec's own packet decoder and colour converter make the frames, so that only its seeking is left out;
+transformed ones come from its decoder, which does not seek from one frame to the next.
 What its `VideoDecoder` answers where that works is the same; `test_parity_programs.py` shows it.
 """
 
@@ -31,13 +32,19 @@ class InOrder:
         """
         file = str(clips.path(program.clip))
         options = {name: value(data) for name, data in program.options}
+        torch.manual_seed(program.torch_seed)
         self.metadata: Any = Reference(file, **options).metadata
-        self._is_exact = options.get("seek_mode", "exact") == "exact"
-        dtype = options.get("output_dtype", torch.uint8)
-        self._frames = _frames_in_order(file, self.metadata.stream_index, str(dtype).removeprefix("torch."))
+        self._is_exact = options.pop("seek_mode", "exact") == "exact"
+        self._is_channels_last = options.pop("dimension_order", "NCHW") == "NHWC"
+        stream_index = self.metadata.stream_index
+        if options.get("transforms"):
+            torch.manual_seed(program.torch_seed)
+            self._frames = _transformed_frames(file, options)
+        else:
+            dtype = options.get("output_dtype", torch.uint8)
+            self._frames = _frames_in_order(file, stream_index, dtype)
         self._pts = [frame.pts_seconds for frame in self._frames]
-        self._half_tick_seconds = float(_tick_seconds(file, self.metadata.stream_index)) / 2
-        self._is_channels_last = options.get("dimension_order") == "NHWC"
+        self._half_tick_seconds = float(_tick_seconds(file, stream_index)) / 2
 
     def __len__(self) -> int:
         return self.metadata.num_frames
@@ -90,7 +97,9 @@ class InOrder:
     def get_all_frames(self, fps: Any = None) -> Any:
         """All frames."""
         metadata = self.metadata
-        return self.get_frames_played_in_range(metadata.begin_stream_seconds, metadata.end_stream_seconds, fps)
+        return self.get_frames_played_in_range(
+            metadata.begin_stream_seconds, metadata.end_stream_seconds, fps
+        )
 
     def _place(self, index: int) -> int:
         index += len(self) if index < 0 else 0
@@ -103,7 +112,9 @@ class InOrder:
     def _place_at(self, seconds: float) -> int:
         if self._is_exact:
             return max(bisect.bisect_right(self._pts, seconds) - 1, 0)
-        return self._place(math.floor((seconds - self.metadata.begin_stream_seconds) * self.metadata.average_fps))
+        return self._place(
+            math.floor((seconds - self.metadata.begin_stream_seconds) * self.metadata.average_fps)
+        )
 
     def _frame(self, place: int) -> Any:
         from torchcodec import Frame
@@ -118,7 +129,7 @@ class InOrder:
         from torchcodec import FrameBatch
 
         frames = [self._frames[place] for place in places]
-        height, width = self.metadata.height, self.metadata.width
+        _, height, width = self._frames[0].data.shape
         data = torch.empty((len(frames), height, width, 3), dtype=self._frames[0].data.dtype)
         for row, frame in zip(data, frames, strict=True):
             row.copy_(frame.data.permute(1, 2, 0))
@@ -131,13 +142,19 @@ class InOrder:
 
 # Consecutive questions are mostly about one stream.
 @functools.lru_cache(maxsize=2)
-def _frames_in_order(file: str, stream_index: int, dtype: str) -> list[Any]:
+def _frames_in_order(file: str, stream_index: int, dtype: Any) -> list[Any]:
     demuxer: Any = Demuxer(file, streams=stream_index)
     decoder = demuxer.streams[0].make_decoder()
-    converter: Any = ColorConverter(output_dtype=getattr(torch, dtype))
+    converter: Any = ColorConverter(output_dtype=dtype)
     raw = [frame for packet in demuxer for frame in decoder.decode(packet)]
     frames = [converter.convert(frame) for frame in [*raw, *decoder.drain()]]
     return sorted(frames, key=lambda frame: frame.pts_seconds)
+
+
+def _transformed_frames(file: str, options: dict[str, Any]) -> list[Any]:
+    """By a decoder after all, since converters do not transform: in exact mode and from the first frame on."""
+    decoder = Reference(file, **options)
+    return [decoder.get_frame_at(index) for index in range(len(decoder))]
 
 
 def _flat(values: Any) -> Any:
@@ -148,7 +165,16 @@ def _flat(values: Any) -> Any:
 @functools.cache
 def _tick_seconds(file: str, stream_index: int) -> Fraction:
     """The unit of a stream's timestamps."""
-    command = ["ffprobe", "-v", "error", "-select_streams", str(stream_index), "-of", "csv=p=0", file]
+    command = [
+        "ffprobe",
+        "-v",
+        "error",
+        "-select_streams",
+        str(stream_index),
+        "-of",
+        "default=nw=1:nk=1",
+        file,
+    ]
     command += ["-show_entries", "stream=time_base"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Fraction(output.split()[0])

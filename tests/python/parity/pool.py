@@ -40,7 +40,11 @@ class Report:
 
 
 def run_all(
-    programs: Iterable[Program], *, process_count: int, log: Path, progress: Callable[[int], None] | None = None
+    programs: Iterable[Program],
+    *,
+    process_count: int,
+    log: Path,
+    progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Runs each program once and reports; `progress` is told how many are done."""
     report, waiting = Report(), iter(programs)

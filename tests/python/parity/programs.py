@@ -5,6 +5,7 @@ What is random about programs does not live here but in `generator.py`.
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,15 +70,17 @@ class Program:
         )
 
 
-def value(data: Any) -> Any:
+def value(data: Any, transforms: str = "torchcodec.transforms") -> Any:
     """What an argument in a program stands for; a new object each time.
 
     Objects with one key stand for what JSON has no word for: {"slice": […]}, {"range": […]}, {"tuple": […]},
     {"float": "nan"}, {"array": […], "dtype": …} and {"scalar": …, "dtype": …} for numpy's,
-    {"tensor": …, "dtype": …}, {"dtype": …} and {"device": …} for torch's.
+    {"tensor": …, "dtype": …}, {"dtype": …} and {"device": …} for torch's; {"transform": "Resize", "arguments":
+    [[90, 160]], "of": "torchvision.transforms.v2"}. The latter is of the module `transforms` where it names none:
+    that is each library's own.
     """
     if isinstance(data, list | tuple):
-        return [value(item) for item in data]
+        return [value(item, transforms) for item in data]
     if not isinstance(data, dict):
         return data
     match data:
@@ -86,7 +89,7 @@ def value(data: Any) -> Any:
         case {"range": parts}:
             return range(*parts)
         case {"tuple": items}:
-            return tuple(map(value, items))
+            return tuple(value(items, transforms))
         case {"float": word}:
             return float(word)
         case {"array": items, "dtype": dtype}:
@@ -99,4 +102,7 @@ def value(data: Any) -> Any:
             return getattr(torch, name)
         case {"device": name}:
             return torch.device(name)
+        case {"transform": name, "arguments": arguments}:
+            module = importlib.import_module(data.get("of", transforms))
+            return getattr(module, name)(*map(value, arguments))
     raise ValueError(f"a program says {data!r}, which stands for nothing")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from parity import clips, sources
 from parity.programs import Program, value
-from support import Outcome, Reference, VideoDecoder, assert_error_fits, assert_same, outcome
+from support import SUBJECT, Outcome, Reference, VideoDecoder, assert_error_fits, assert_same, outcome
 
 OPENING = -1
 SAME = "same"
@@ -27,12 +27,14 @@ class Library:
     """One of the two that are compared."""
 
     decoder: Any
+    # The module of its own transforms.
+    transforms: str
     # Whether it can do what only this package can, such as pickling a decoder.
     is_ours: bool
 
 
-OURS = Library(VideoDecoder, is_ours=True)
-REFERENCE = Library(Reference, is_ours=False)
+OURS = Library(VideoDecoder, f"{SUBJECT}.transforms", is_ours=True)
+REFERENCE = Library(Reference, "torchcodec.transforms", is_ours=False)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def opened(library: Library, program: Program) -> Outcome:
 
     def build() -> Any:
         torch.manual_seed(program.torch_seed)
-        options = {name: value(data) for name, data in program.options}
+        options = {name: value(data, library.transforms) for name, data in program.options}
         return library.decoder(sources.source(program.source, file), **options)
 
     return outcome(build)
@@ -74,10 +76,14 @@ def difference(ours: Outcome, reference: Outcome) -> str | None:
     """In what the answers differ: None where they do not, or both are errors and ours fits."""
     try:
         if reference.error is not None:
-            assert ours.error is not None, f"TorchCodec raised {short(reference.error)}, we returned {ours.value!r}"
+            assert ours.error is not None, (
+                f"TorchCodec raised {short(reference.error)}, we returned {ours.value!r}"
+            )
             assert_error_fits(ours.error, type(reference.error))
         else:
-            assert ours.error is None, f"TorchCodec returned {reference.value!r}, we raised {short(ours.error)}"
+            assert ours.error is None, (
+                f"TorchCodec returned {reference.value!r}, we raised {short(ours.error)}"
+            )
             _assert_same_answer(ours.value, reference.value)
     except AssertionError as error:
         cause = f" ({short(error.__cause__)})" if error.__cause__ is not None else ""
