@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{GetFrames, OpenSource, Part, Request, Wanted};
+use reeld_protocol::message::{GetFrames, OpenSource, Part, Request, SeekMode, Wanted};
 use reeld_protocol::{SourceId, StreamIndex};
 
 use crate::bulk::Bulk;
 use crate::calls::Expected;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::mapping::FrameMapping;
 use crate::options::OpenOptions;
 use crate::source::SourceFile;
 use crate::video::Video;
 
 /// A request in the words of this side: it names videos, not what one connection calls them.
 pub(crate) enum Ask {
-    Open { file: SourceFile, options: OpenOptions },
+    Open { file: SourceFile, options: Box<OpenOptions> },
     Frames { parts: Vec<(Video, Wanted)>, priority: i8 },
     Status,
 }
@@ -106,11 +107,12 @@ pub(crate) fn open_source(file: &SourceFile, options: &OpenOptions) -> Said {
     let request = Request::OpenSource(OpenSource {
         label: file.label.clone(),
         stream: options.stream.map(StreamIndex),
-        seek_mode: options.seek_mode,
+        seek_mode: if options.mapping.is_some() { SeekMode::Mapped } else { options.seek_mode },
         is_memory: file.is_memory,
         thread_count: options.thread_count,
     });
-    (request, vec![Arc::clone(&file.fd)])
+    let mapping = options.mapping.as_ref().map(FrameMapping::memory);
+    (request, std::iter::once(Arc::clone(&file.fd)).chain(mapping).collect())
 }
 
 /// What is left until a deadline, as it travels: whole milliseconds, rounded up so that a short time is

@@ -35,17 +35,35 @@ _INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamBounds:
-    """How far a stream and the memory for its frames reach.
-
-    Each method gives the request for some frames, or None where it would be for no frames at all.
-    """
+class MappedBounds:
+    """How far a stream reaches by what its caller says."""
 
     frame_count: int
     begin_seconds: float
     end_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamBounds:
+    """How far a stream and the memory for its frames reach.
+
+    Each method gives the request for some frames, or None where it would be for no frames at all.
+
+    With a mapping, TorchCodec lets the header say how long a decoder is and which times may be asked for, and
+    the mapping which frames there are: ``length`` and the times are the header's then.
+    """
+
+    length: int
+    begin_seconds: float
+    end_seconds: float
     frame_bytes: int
     quota_bytes: int
+    mapped: MappedBounds | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames there are."""
+        return self.length if self.mapped is None else self.mapped.frame_count
 
     def at(self, index: SupportsIndex) -> Wanted:
         """One frame.
@@ -104,7 +122,7 @@ class StreamBounds:
             TypeError: One of them is not an integer.
             NoSlotsError: Their frames are larger than the quota.
         """
-        first, end, stride = slice(start, stop, step).indices(self.frame_count)
+        first, end, stride = slice(start, stop, step).indices(self.length)
         if stride < 0:
             raise RangeError(
                 f"A negative step ({stride}) is not supported: take the frames forwards and flip the result."
@@ -114,6 +132,11 @@ class StreamBounds:
         if first > end:
             raise RangeError(
                 f"The range begins at frame {first}, behind its stop {end}: swap them, or list the indices."
+            )
+        if end > self.frame_count:
+            raise RangeError(
+                f"The range ends at frame {end}: the header counts {self.length} frames, but "
+                f"custom_frame_mappings has {self.frame_count}."
             )
         return self._at_range(range(first, end, stride)) if first < end else None
 
@@ -126,7 +149,7 @@ class StreamBounds:
         """
         time = as_seconds(seconds)
         if not self.begin_seconds <= time < self.end_seconds:
-            raise RangeError(f"Invalid pts in seconds: {seconds}. {self._allowed_times()}")
+            raise RangeError(f"Invalid pts in seconds: {seconds}. {_allowed_times(self)}")
         return Wanted.played_at(time)
 
     def played_at_each(self, seconds: Times) -> Wanted | None:
@@ -145,9 +168,10 @@ class StreamBounds:
         if array.dtype.kind not in "iufb":
             raise ArgumentTypeError("Times must be numbers of seconds, in a list, an array or a tensor.")
         times = np.ascontiguousarray(array, dtype=np.float64)
-        is_inside = (times >= self.begin_seconds) & (times < self.end_seconds)
+        bounds = self if self.mapped is None else self.mapped
+        is_inside = (times >= bounds.begin_seconds) & (times < bounds.end_seconds)
         if not is_inside.all():
-            raise RangeError(f"Invalid time: {times[np.argmin(is_inside)]}. {self._allowed_times()}")
+            raise RangeError(f"Invalid time: {times[np.argmin(is_inside)]}. {_allowed_times(bounds)}")
         return Wanted.played_at_each(times)
 
     def played_in_range(self, start_seconds: float, stop_seconds: float) -> Wanted | None:
@@ -164,7 +188,7 @@ class StreamBounds:
                 f"Invalid start seconds: {start_seconds} is not at or before the stop, {stop_seconds}."
             )
         if not self.begin_seconds <= start < self.end_seconds:
-            raise RangeError(f"Invalid start seconds: {start_seconds}. {self._allowed_times()}")
+            raise RangeError(f"Invalid start seconds: {start_seconds}. {_allowed_times(self)}")
         if not stop <= self.end_seconds:
             raise RangeError(
                 f"Invalid stop seconds: {stop_seconds} is behind the stream's end, {self.end_seconds}."
@@ -203,9 +227,10 @@ class StreamBounds:
             allowed = f"counted from the end, there are only {self.frame_count} frames"
         return FrameIndexError(f"Invalid frame index={index}: {allowed}.")
 
-    def _allowed_times(self) -> str:
-        begin, end = self.begin_seconds, self.end_seconds
-        return f"It must be greater than or equal to {begin} and must be less than {end}."
+
+def _allowed_times(bounds: StreamBounds | MappedBounds) -> str:
+    begin, end = bounds.begin_seconds, bounds.end_seconds
+    return f"It must be greater than or equal to {begin} and must be less than {end}."
 
 
 def _as_index(index: SupportsIndex) -> int:
