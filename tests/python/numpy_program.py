@@ -1,7 +1,7 @@
-"""A program of somebody who has numpy and no torch: `test_environments.py` runs it in environments of that kind.
+"""A program of somebody who has numpy and no torch: `test_environments.py` runs it where there is none.
 
-It prints what it got as JSON, pixels as digests, for the test to compare with TorchCodec's. It imports nothing
-of the tests, which need torch.
+It prints what it got as JSON, pixels as digests, for the test to compare with TorchCodec's. It imports
+nothing of the tests, which need torch.
 """
 
 from __future__ import annotations
@@ -100,13 +100,16 @@ def main() -> None:
     assert not missing, f"this environment has {missing}"
     decoder = VideoDecoder(file)
     kept = decoder.get_frame_at(3)
+    wrong: Any = "1"
     dtypes = {"np.float32": np.float32, "dtype('float32')": np.dtype("float32"), "float32": "float32"}
     clips = [reeld.Clip(decoder, indices=np.array([5, 1])), reeld.Clip(file, seconds=[0.3])]
     result = {
         "python": list(sys.version_info[:2]),
         "answers": answers(decoder),
         "nhwc": answers(VideoDecoder(file, dimension_order="NHWC")),
-        "float32": {name: described(VideoDecoder(file, output_dtype=kind)[0:3]) for name, kind in dtypes.items()},
+        "float32": {
+            name: described(VideoDecoder(file, output_dtype=kind)[0:3]) for name, kind in dtypes.items()
+        },
         "np.uint8": described(VideoDecoder(file, output_dtype=np.uint8)[0:3]),
         "submit": [batch(frames) for frames in reeld.submit(clips).result()],
         "pickle": answers(pickle.loads(pickle.dumps(decoder))),
@@ -116,7 +119,7 @@ def main() -> None:
         "metadata": repr(decoder.metadata),
         "errors": {
             "frame": raised(lambda: decoder.get_frame_at(10**6)),
-            "type": raised(lambda: decoder.get_frame_at("1")),
+            "type": raised(lambda: decoder.get_frame_at(wrong)),
             "dtype": raised(lambda: VideoDecoder(file, output_dtype=np.float16)),
             "file": raised(lambda: VideoDecoder(file + ".not")),
             "device": raised(lambda: VideoDecoder(file, device="cuda")),

@@ -1,8 +1,8 @@
 """The package in other environments than the one of the tests: with numpy and no torch, and other Pythons.
 
 The environments hold numpy and nothing else. That of this Python gets it by links to the one that the tests
-use; those of other Pythons, which need another build of it, from the package index, once, and are skipped where
-the Python or the numpy cannot be had.
+use; those of other Pythons, which need another build of it, from the package index, once. Tests are skipped
+where the Python or the numpy cannot be had.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def version_of(python: str | Path) -> str | None:
 
 
 def find_python(version: str) -> Path:
-    """A Python of this version: on the PATH, or where pyenv and uv keep theirs. Skips the test where there is none."""
+    """A Python of this version: on the PATH, or where pyenv and uv keep theirs. Skips where there is none."""
     on_path = shutil.which(f"python{version}")
     candidates = [] if on_path is None else [Path(on_path)]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
@@ -88,8 +88,9 @@ def run_program(python: Path, *arguments: Path) -> dict[str, Any]:
     """What `numpy_program.py` prints in this environment."""
     package = REPOSITORY / "client-py" / "python"
     environment = {**os.environ, "PYTHONPATH": str(package), "PYTHONWARNINGS": "error"}
+    command = [python, PROGRAM, *arguments]
     result = subprocess.run(
-        [python, PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -163,7 +164,7 @@ def test_numpy_without_torch(daemon: Daemon, media: Path, tmp_path: Path) -> Non
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", OTHER_PYTHONS)
 def test_another_python(daemon: Daemon, media: Path, version: str) -> None:
-    if version == "%d.%d" % sys.version_info[:2]:
+    if version == version_of(sys.executable):
         pytest.skip(f"Python {version} is the one that all other tests run in")
     found = find_python(version)
     folder = KEPT / f"python{version}-numpy{np.__version__}"

@@ -1,7 +1,7 @@
 """Random programs of decoder calls have the same answers from TorchCodec and from this package.
 
-A few hundred of them here; `script/bench fuzz-parity` runs thousands. Also shown: that a wrong answer would be
-found, and made short.
+A few hundred of them here; `script/bench fuzz-parity` runs thousands. Also shown: that a wrong answer would
+be found, and made short.
 """
 
 from __future__ import annotations

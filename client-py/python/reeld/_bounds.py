@@ -263,7 +263,8 @@ def _item(value: object) -> object:
     """What a tensor of one number holds, or an array without dimensions; anything else unchanged."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return value.item() if value.numel() == 1 else value
+        tensor = cast("torch.Tensor", value)
+        return tensor.item() if tensor.numel() == 1 else value
     # A float of numpy's that is one of Python's at the same time counts as the latter.
     if getattr(value, "ndim", None) != 0 or isinstance(value, float):
         return value

@@ -77,6 +77,7 @@ WILD_OPTIONS: dict[str, list[Any]] = {
             for name, arguments in (("Resize", [10]), ("RandomHorizontalFlip", []), ("CenterCrop", [64]))
         ),
     ],
+    "custom_frame_mappings": ["", "{}", "no JSON", '{"frames": []}', '{"frames": [{"pts": 0}]}', 3, [], "[]"],
     "no_such_argument": [1],
 }
 TRANSFORM_MODULES = ["torchvision.transforms.v2", "torchcodec.transforms", None]
@@ -120,8 +121,14 @@ def _options(choice: random.Random, clip: str) -> list[tuple[str, Any]]:
         options.append(
             ("output_dtype", choice.choice([*[{"dtype": "float32"}] * 3, "auto", {"dtype": "uint8"}]))
         )
-    # Where answers are compared with frames that are decoded in order, these are of the size of the video.
-    if choice.random() < 0.2 and not clip.startswith("broken_") and not clip.endswith(".ts"):
+    # Where answers have to be compared with frames in order, these are all frames, and as large as the video.
+    has_order = clip.startswith("broken_") or clip.endswith(".ts")
+    if choice.random() < 0.1 and not has_order:
+        form, count = choice.choice(["str", "bytes", "file"]), choice.choice([10**6, 10**6, 30, 1])
+        mappings = {"form": form, "count": count, "prefix": choice.choice(["", "pkt_"])}
+        options = [option for option in options if option[0] != "seek_mode"]
+        options.append(("custom_frame_mappings", {"mappings": mappings}))
+    if choice.random() < 0.2 and not has_order:
         options.append(("transforms", [_transform(choice) for _ in range(choice.choice([1, 1, 1, 2, 3]))]))
     if choice.random() < 0.3:
         options.append(("num_ffmpeg_threads", choice.choice([0, 1, 2, 3, 7])))
@@ -297,7 +304,7 @@ class _Questions:
         return [self._choice.choice([rate for rate in rates if seconds * (rate or 0) < self._count_max])]
 
     def _time(self) -> float:
-        """Mostly at, just before or just after a border of a frame; else anywhere, or at the stream's ends."""
+        """Mostly at or right beside a border of a frame; else anywhere, or at the ends of the stream."""
         facts, kind = self._facts, self._choice.random()
         if kind < 0.5:
             position = self._choice.randrange(facts.frame_count)

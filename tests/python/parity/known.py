@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from support import Outcome, outcome
+
 from parity import clips, runner
 from parity.oracle import InOrder
 from parity.programs import Program, value
 from parity.runner import Finding, Library
-from support import Outcome, outcome
 
 Call = tuple[Any, ...]
 
@@ -112,7 +113,7 @@ def _differs_in_order(program: Program, position: int, reference: Library, ours:
 
 
 def _is_no_result(program: Program, position: int, reference: Library, ours: Outcome) -> str | None:
-    """An error that says that the frames cannot be had, or frames of the right size at times that there are."""
+    """An error that says that the frames cannot be had, or frames of the right size."""
     del position, reference
     if ours.error is not None:
         return None if isinstance(ours.error, RuntimeError | IndexError) else runner.short(ours.error)

@@ -15,10 +15,11 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from parity import clips
-from parity.programs import Program, value
 from support import Reference
 from torchcodec.decoders import ColorConverter, Demuxer
+
+from parity import clips
+from parity.programs import Program, value
 
 
 class InOrder:
@@ -152,7 +153,7 @@ def _frames_in_order(file: str, stream_index: int, dtype: Any) -> list[Any]:
 
 
 def _transformed_frames(file: str, options: dict[str, Any]) -> list[Any]:
-    """By a decoder after all, since converters do not transform: in exact mode and from the first frame on."""
+    """By a decoder after all, as converters do not transform: in exact mode, from the first frame on."""
     decoder = Reference(file, **options)
     return [decoder.get_frame_at(index) for index in range(len(decoder))]
 

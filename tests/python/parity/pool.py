@@ -167,6 +167,7 @@ def _serve(connection: Any, log: str) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     import torch
+
     from parity import runner
 
     torch.set_num_threads(1)

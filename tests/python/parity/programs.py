@@ -31,7 +31,7 @@ class Program:
     calls: tuple[tuple[Any, ...], ...] = ()
     """Each the name of what is done, a key of `runner.ACTIONS`, and its arguments."""
     torch_seed: int = 0
-    """What torch's generator of random numbers is set to before each decoder is made, and before each call."""
+    """The seed of torch's random numbers, set before each decoder is made and before each call."""
 
     def without_call(self, position: int) -> Program:
         """The same program with one call fewer."""
@@ -73,11 +73,11 @@ class Program:
 def value(data: Any, transforms: str = "torchcodec.transforms") -> Any:
     """What an argument in a program stands for; a new object each time.
 
-    Objects with one key stand for what JSON has no word for: {"slice": […]}, {"range": […]}, {"tuple": […]},
+    Objects stand for what JSON has no word for: {"slice": […]}, {"range": […]}, {"tuple": […]},
     {"float": "nan"}, {"array": […], "dtype": …} and {"scalar": …, "dtype": …} for numpy's,
-    {"tensor": …, "dtype": …}, {"dtype": …} and {"device": …} for torch's; {"transform": "Resize", "arguments":
-    [[90, 160]], "of": "torchvision.transforms.v2"}. The latter is of the module `transforms` where it names none:
-    that is each library's own.
+    {"tensor": …, "dtype": …}, {"dtype": …} and {"device": …} for torch's, {"transform": "Resize",
+    "arguments": [[90, 160]], "of": "torchvision.transforms.v2"}. Where the latter names no module, it is of
+    `transforms`, which is each library's own.
     """
     if isinstance(data, list | tuple):
         return [value(item, transforms) for item in data]

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from support import SUBJECT, Outcome, Reference, VideoDecoder, assert_error_fits, assert_same, outcome
+
 from parity import clips, sources
 from parity.programs import Program, value
-from support import SUBJECT, Outcome, Reference, VideoDecoder, assert_error_fits, assert_same, outcome
 
 OPENING = -1
 SAME = "same"
@@ -55,10 +56,18 @@ def opened(library: Library, program: Program) -> Outcome:
 
     def build() -> Any:
         torch.manual_seed(program.torch_seed)
-        options = {name: value(data, library.transforms) for name, data in program.options}
+        options = {name: _option(program, data, library) for name, data in program.options}
         return library.decoder(sources.source(program.source, file), **options)
 
     return outcome(build)
+
+
+def _option(program: Program, data: Any, library: Library) -> Any:
+    if isinstance(data, dict) and "mappings" in data:
+        stream_index = program.option("stream_index")
+        stream_index = stream_index if type(stream_index) is int else None
+        return sources.mappings(clips.path(program.clip), stream_index, **data["mappings"])
+    return value(data, library.transforms)
 
 
 def answer(library: Library, decoder: Any, program: Program, position: int) -> Outcome:
