@@ -352,9 +352,11 @@ class VideoDecoder:
             5
         """
         wanted = self._bounds.played_in_range(start_seconds, stop_seconds)
-        if wanted is None or fps is None:
+        # A rate that is no number is wrong also where there are no frames to be had at it.
+        rate = None if fps is None else as_seconds(fps)
+        if wanted is None or rate is None:
             return self._batch(wanted)
-        return self._resampled(as_seconds(start_seconds), as_seconds(stop_seconds), as_seconds(fps))
+        return self._resampled(as_seconds(start_seconds), as_seconds(stop_seconds), rate)
 
     def get_all_frames(self, fps: float | None = None) -> FrameBatch:
         """All frames of the stream.
