@@ -7,7 +7,7 @@ use pyo3::types::PyDict;
 use reeld_client::metadata::MediaType;
 
 use crate::part::Part;
-use crate::wait::{submit_interruptibly, wait_for_frames};
+use crate::wait::{interruptibly, submit_interruptibly, wait_for_frames};
 use crate::wanted::Wanted;
 
 /// An open stream of a source.
@@ -59,6 +59,12 @@ impl Video {
     /// The most bytes that this process's results may have together.
     fn quota_bytes(&self) -> u64 {
         self.video.quota_bytes()
+    }
+
+    /// The indices of the frames that decoding can begin at.
+    fn key_frames(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        let video = self.video.clone();
+        interruptibly(py, move || video.key_frames())
     }
 
     /// Asks for frames and waits for them.

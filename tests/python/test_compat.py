@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from reeld import compat
-from support import REPOSITORY, Reference, VideoDecoder
+from support import CLIPS, REPOSITORY, Reference, VideoDecoder, assert_same_outcome
 
 RUN = REPOSITORY / "tests" / "compat" / "run.py"
 
@@ -159,6 +159,20 @@ def test_private_names_of_samplers_do_what_torchcodecs_do(policy: str) -> None:
     assert compat._build_all_clips_timestamps(
         clip_start_seconds=[0, 1, 4.9], policy_fun=compat._POLICY_FUNCTIONS[policy], **times
     ) == by_time._build_all_clips_timestamps(clip_start_seconds=[0, 1, 4.9], policy_fun=their_policy, **times)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_key_frames_are_torchcodecs(clip: str, media: Path) -> None:
+    ours, reference = VideoDecoder(media / clip), Reference(media / clip)
+    assert torch.equal(ours.key_frame_indices, reference._get_key_frame_indices())
+    assert torch.equal(ours._get_key_frame_indices(), ours.key_frame_indices)
+
+
+def test_key_frames_of_approximate_mode_are_unknown_to_both(media: Path) -> None:
+    path = media / "h264_bframes.mp4"
+    ours = VideoDecoder(path, seek_mode="approximate")
+    reference = Reference(path, seek_mode="approximate")
+    assert_same_outcome(ours._get_key_frame_indices, reference._get_key_frame_indices)
 
 
 def test_metadata_can_be_replaced(media: Path) -> None:

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use reeld_client::{Dtype, Frames, MediaSource, OpenOptions, SeekMode, Video};
+use reeld_client::{Dtype, Error, Frames, MediaSource, OpenOptions, SeekMode, Video};
 use reeld_tests::{Daemon, Random, Reference, clip};
 
 const CLIP: &str = "h264_bframes.mp4";
@@ -48,6 +48,28 @@ fn frames_that_come_leave_no_error_in_the_log() {
     daemon.await_rest();
     let log = std::fs::read_to_string(daemon.folder().join("log")).unwrap();
     assert!(log.contains("engine started") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn key_frames_are_those_of_the_index() {
+    let scene = exact();
+    assert_eq!(scene.video.key_frames().unwrap(), [0, 25]);
+}
+
+#[test]
+fn key_frames_that_need_several_replies_come_complete() {
+    let daemon = Daemon::start();
+    // All its frames are keyframes, and they are more than one reply has.
+    let video = daemon.client().open(clip("all_keyframes.mkv"), OpenOptions::default()).unwrap();
+    let frame_count = video.metadata().frame_count().unwrap();
+    assert!(frame_count > 2 * 4096);
+    assert_eq!(video.key_frames().unwrap(), (0..frame_count).collect::<Vec<_>>());
+}
+
+#[test]
+fn key_frames_of_approximate_mode_are_unsupported() {
+    let scene = scene(OpenOptions { seek_mode: SeekMode::Approximate, ..OpenOptions::default() });
+    assert!(matches!(scene.video.key_frames(), Err(Error::Unsupported(_))));
 }
 
 #[test]

@@ -4,6 +4,9 @@ With them a program that reaches into TorchCodec can be moved over step by step.
 this: what they should use instead stands beside each name. What TorchCodec has and reeld has not, such as
 audio and encoders, is not here.
 
+Decoders themselves have ``_num_frames``, in place of which is ``len(decoder)``; ``_get_key_frame_indices()``,
+in place of which is ``decoder.key_frame_indices``; and ``metadata`` can be set.
+
 Example:
     >>> from reeld.compat import _POLICY_FUNCTIONS
     >>> _POLICY_FUNCTIONS["wrap"]([1, 2, 3], desired_len=5)
