@@ -1,5 +1,5 @@
 //! The native module `reeld._native`: the Rust client as Python sees it. The way of a call: `client.rs` opens
-//! a `video.rs`, which is asked for what a `wanted.rs` says; a `pending.rs` or `wait.rs` waits for the reply,
+//! a `video.rs`, which is asked for what a `wanted.rs` says, perhaps in another shape (`transform.rs`); a `pending.rs` or `wait.rs` waits for the reply,
 //! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`.
 //!
 //! The interface for callers does not live here but in `python/reeld`.
@@ -11,6 +11,7 @@ mod part;
 mod pending;
 mod pixels;
 mod status;
+mod transform;
 mod video;
 mod wait;
 mod wanted;
@@ -28,6 +29,8 @@ mod _native {
     use crate::pending::{Pending, submit};
     #[pymodule_export]
     use crate::pixels::Pixels;
+    #[pymodule_export]
+    use crate::transform::Transform;
     #[pymodule_export]
     use crate::video::Video;
     #[pymodule_export]

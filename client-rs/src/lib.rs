@@ -76,12 +76,13 @@ pub use error::Error;
 pub use frames::{Frame, Frames, FramesPart};
 pub use ledger::ClientStatistics;
 pub use nonblocking::{AsyncClient, AsyncVideo};
-pub use options::{FrameRange, OpenOptions, RequestOptions};
+pub use options::{DtypeChoice, FrameRange, OpenOptions, RequestOptions};
 pub use pending::Pending;
 pub use source::MediaSource;
 pub use video::Video;
 pub use video_metadata::VideoMetadata;
 
+pub use reeld_protocol::Transform;
 pub use reeld_protocol::message::{Dtype, SeekMode, Wanted};
 pub use reeld_protocol::metadata;
 pub use reeld_protocol::status;

@@ -112,7 +112,7 @@ fn get_frames(parts: Vec<Part>) -> Request {
 }
 
 fn part(source: SourceId, wanted: Wanted) -> Part {
-    Part { source, wanted, dtype: Dtype::Uint8 }
+    Part { source, wanted, dtype: Dtype::Uint8, transforms: Vec::new() }
 }
 
 fn frames_of(source: SourceId, wanted: Wanted) -> Request {

@@ -60,7 +60,7 @@ class Client:
         *,
         stream: int | None,
         seek_mode: Literal["exact", "approximate"],
-        dtype: Literal["uint8", "float32"],
+        dtype: Literal["uint8", "float32", "auto"],
         thread_count: int,
     ) -> Video: ...
     def status(self) -> dict[str, Any]: ...
@@ -71,11 +71,29 @@ class Video:
     """An open stream of a source."""
 
     def description(self) -> StreamDescription: ...
+    def transformed(self, transforms: list[Transform]) -> Video:
+        """The same stream with frames that are transformed. Sizes that do not fit are a `RangeError`."""
+
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames that are returned, after all transforms."""
+
+    def dtype(self) -> Literal["uint8", "float32"]: ...
     def quota_bytes(self) -> int:
         """The most bytes that this process's results may have together, as was said when it was opened."""
 
     def key_frames(self) -> list[int]: ...
     def read(self, wanted: Wanted) -> Part: ...
+
+@final
+class Transform:
+    """What the daemon does to frames before it delivers them."""
+
+    @staticmethod
+    def resize(height: int, width: int) -> Transform: ...
+    @staticmethod
+    def crop(top: int, left: int, height: int, width: int) -> Transform: ...
+    @staticmethod
+    def center_crop(height: int, width: int) -> Transform: ...
 
 @final
 class Wanted:
