@@ -204,6 +204,23 @@ class VideoDecoder:
             return self.get_frames_in_range(key.start, key.stop, key.step).data
         raise ArgumentTypeError(f"Unsupported key type {type(key).__name__}: use an integer or a slice.")
 
+    @property
+    def key_frame_indices(self) -> torch.Tensor:
+        """The indices of the frames that decoding can begin at, ascending: int64 (N,).
+
+        A frame costs the less, the fewer frames lie between the last of these before it and itself. Each
+        access asks the daemon.
+
+        Raises:
+            UnsupportedError: The decoder was made with ``seek_mode="approximate"``, which does not know them.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> VideoDecoder(video_path).key_frame_indices.tolist()
+            [0, 25]
+        """
+        return _arrays.indices_tensor(self._native.key_frames())
+
     def get_frame_at(self, index: SupportsIndex) -> Frame:
         """The frame with this index.
 
@@ -378,6 +395,10 @@ class VideoDecoder:
             True
         """
         return self.get_frames_played_in_range(self._bounds.begin_seconds, self._bounds.end_seconds, fps)
+
+    def _get_key_frame_indices(self) -> torch.Tensor:
+        """TorchCodec's private name of `key_frame_indices`; see `reeld.compat`."""
+        return self.key_frame_indices
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self._path or self._content(), self._options, client.explicit_socket())
