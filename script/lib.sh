@@ -47,3 +47,10 @@ quietly() {
     fi
     say "   $((SECONDS - started)) s: $words"
 }
+
+# install_tool CRATE@VERSION: into target/tools, once. Not optimised: that takes four times as long as it ever saves.
+install_tool() {
+    quietly "building $1, a minute, once" -- env CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR="$root/target/tools/build" \
+        cargo install --debug --locked --root target/tools "$1"
+    rm -rf target/tools/build
+}

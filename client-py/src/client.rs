@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use reeld_client::{Dtype, MediaSource, OpenOptions, SeekMode};
+use reeld_client::{Dtype, DtypeChoice, MediaSource, OpenOptions, SeekMode};
 
 use crate::mapping::FrameMapping;
 use crate::pending::duration;
@@ -81,8 +81,9 @@ impl Client {
             other => return Err(PyValueError::new_err(format!("there is no seek mode {other:?}"))),
         };
         let dtype = match dtype {
-            "uint8" => Dtype::Uint8,
-            "float32" => Dtype::Float32,
+            "uint8" => Dtype::Uint8.into(),
+            "float32" => Dtype::Float32.into(),
+            "auto" => DtypeChoice::ByDepth,
             other => return Err(PyValueError::new_err(format!("there is no dtype {other:?}"))),
         };
         let source = match source {

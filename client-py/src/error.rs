@@ -25,6 +25,11 @@ mod classes {
     import_exception!(reeld.errors, UnsupportedError);
 }
 
+/// The exception for sizes that do not fit each other, which TorchCodec takes for several things.
+pub(crate) fn range_error(error: &Error) -> PyErr {
+    classes::RangeError::new_err(error.to_string())
+}
+
 /// The exception for an error, with its sentence.
 pub(crate) fn exception(error: &Error) -> PyErr {
     let sentence = error.to_string();

@@ -1,5 +1,6 @@
 //! The native module `reeld._native`: the Rust client as Python sees it. The way of a call: `client.rs` opens
-//! a `video.rs`, from a `spool.rs` where no file is there and with a `mapping.rs` where the caller has one, which is asked for what a `wanted.rs` says; a `pending.rs` or `wait.rs` waits for the reply,
+//! a `video.rs`, from a `spool.rs` where there is no file and with a `mapping.rs` where the caller has one. That is asked
+//! for what a `wanted.rs` says, perhaps in another shape (`transform.rs`); a `pending.rs` or `wait.rs` waits for the reply,
 //! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`.
 //!
 //! The interface for callers does not live here but in `python/reeld`.
@@ -13,6 +14,7 @@ mod pending;
 mod pixels;
 mod spool;
 mod status;
+mod transform;
 mod video;
 mod wait;
 mod wanted;
@@ -34,6 +36,8 @@ mod _native {
     use crate::pixels::Pixels;
     #[pymodule_export]
     use crate::spool::Spool;
+    #[pymodule_export]
+    use crate::transform::Transform;
     #[pymodule_export]
     use crate::video::Video;
     #[pymodule_export]

@@ -4,9 +4,12 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use reeld_client::Dtype;
 use reeld_client::metadata::{EffectiveMetadata, MediaType};
 
+use crate::error::range_error;
 use crate::part::Part;
+use crate::transform::Transform;
 use crate::wait::{interruptibly, submit_interruptibly, wait_for_frames};
 use crate::wanted::Wanted;
 
@@ -58,6 +61,28 @@ impl Video {
         fields.set_item("num_frames", effective.num_frames)?;
         fields.set_item("average_fps", effective.average_fps)?;
         Ok(fields)
+    }
+
+    /// The same stream with frames that are transformed.
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts lists by value only")]
+    fn transformed(&self, transforms: Vec<PyRef<'_, Transform>>) -> PyResult<Video> {
+        let transforms: Vec<_> = transforms.iter().map(|transform| transform.transform).collect();
+        let video = self.video.transformed(&transforms);
+        // Nothing but their sizes can be wrong.
+        video.map(Video::new).map_err(|error| range_error(&error))
+    }
+
+    /// Height and width of the frames that are returned.
+    fn frame_size(&self) -> (u32, u32) {
+        (self.video.frame_height(), self.video.frame_width())
+    }
+
+    /// Type of the values of returned pixels.
+    fn dtype(&self) -> &'static str {
+        match self.video.dtype() {
+            Dtype::Uint8 => "uint8",
+            Dtype::Float32 => "float32",
+        }
     }
 
     /// What the mapping says where the video was opened with one: number of frames, begin and end in seconds.

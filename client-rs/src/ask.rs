@@ -89,6 +89,7 @@ impl Ask {
                     source,
                     wanted,
                     dtype: video.dtype(),
+                    transforms: video.transforms().to_vec(),
                 };
                 let parts = parts.iter().zip(sources).zip(wanted).map(part).collect();
                 let timeout_millis = deadline.map(millis_until);

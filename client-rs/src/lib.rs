@@ -79,13 +79,14 @@ pub use frames::{Frame, Frames, FramesPart};
 pub use ledger::ClientStatistics;
 pub use mapping::FrameMapping;
 pub use nonblocking::{AsyncClient, AsyncVideo};
-pub use options::{FrameRange, OpenOptions, RequestOptions};
+pub use options::{DtypeChoice, FrameRange, OpenOptions, RequestOptions};
 pub use pending::Pending;
 pub use source::MediaSource;
 pub use spool::Spool;
 pub use video::Video;
 pub use video_metadata::VideoMetadata;
 
+pub use reeld_protocol::Transform;
 pub use reeld_protocol::mapping::{MAPPED_FRAMES_MAX, MappedFrame};
 pub use reeld_protocol::message::{Dtype, SeekMode, Wanted};
 pub use reeld_protocol::metadata;

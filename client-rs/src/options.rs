@@ -1,5 +1,5 @@
-//! What a caller may choose: [`OpenOptions`] for a video, [`RequestOptions`] for one request, and
-//! [`FrameRange`] for a stretch of frames.
+//! What a caller may choose: [`OpenOptions`] for a video with [`DtypeChoice`], [`RequestOptions`] for one request,
+//! and [`FrameRange`] for a stretch of frames.
 //!
 //! What is chosen where nothing is said is written here; what a choice means is the daemon's.
 
@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::message::{Dtype, SeekMode, Wanted};
+use reeld_protocol::metadata::VideoHeader;
 
 use crate::mapping::FrameMapping;
 
@@ -18,7 +19,7 @@ pub struct OpenOptions {
     /// How frames are found. Default: [`SeekMode::Exact`].
     pub seek_mode: SeekMode,
     /// Type of the values of returned pixels. Default: [`Dtype::Uint8`].
-    pub dtype: Dtype,
+    pub dtype: DtypeChoice,
     /// Decoder threads that the caller would like; 0 leaves it to the daemon. A hint.
     pub thread_count: u16,
     /// Where the frames are, if that is known already: in place of a scan of the file, and of `seek_mode`.
@@ -30,7 +31,7 @@ impl Default for OpenOptions {
         OpenOptions {
             stream: None,
             seek_mode: SeekMode::Exact,
-            dtype: Dtype::Uint8,
+            dtype: Dtype::Uint8.into(),
             thread_count: 0,
             mapping: None,
         }
@@ -55,9 +56,19 @@ impl OpenOptions {
         self
     }
 
-    /// Chooses the type of the values of returned pixels.
-    pub fn dtype(mut self, dtype: Dtype) -> Self {
-        self.dtype = dtype;
+    /// Chooses the type of the values of returned pixels: a [`Dtype`], or [`DtypeChoice::ByDepth`].
+    ///
+    /// ```
+    /// # reeld_tests::enter_example_folder();
+    /// use reeld_client::{Dtype, DtypeChoice, OpenOptions, Video};
+    ///
+    /// let video = Video::open_with("clip.mp4", OpenOptions::new().dtype(DtypeChoice::ByDepth))?;
+    /// assert_eq!(video.metadata().video().bit_depth, Some(8));
+    /// assert_eq!(video.dtype(), Dtype::Uint8);
+    /// # Ok::<(), reeld_client::Error>(())
+    /// ```
+    pub fn dtype(mut self, dtype: impl Into<DtypeChoice>) -> Self {
+        self.dtype = dtype.into();
         self
     }
 
@@ -71,6 +82,33 @@ impl OpenOptions {
     pub fn thread_count(mut self, thread_count: u16) -> Self {
         self.thread_count = thread_count;
         self
+    }
+}
+
+/// Which type the values of returned pixels shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtypeChoice {
+    /// This one.
+    Exactly(Dtype),
+    /// [`Dtype::Float32`] for videos of more than 8 bits, else [`Dtype::Uint8`]: nothing is lost, and no memory
+    /// is wasted.
+    ByDepth,
+}
+
+impl DtypeChoice {
+    /// What it means for a video.
+    pub(crate) fn resolve(self, header: &VideoHeader) -> Dtype {
+        match self {
+            DtypeChoice::Exactly(dtype) => dtype,
+            DtypeChoice::ByDepth if header.bit_depth.is_some_and(|depth| depth > 8) => Dtype::Float32,
+            DtypeChoice::ByDepth => Dtype::Uint8,
+        }
+    }
+}
+
+impl From<Dtype> for DtypeChoice {
+    fn from(dtype: Dtype) -> Self {
+        DtypeChoice::Exactly(dtype)
     }
 }
 

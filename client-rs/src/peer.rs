@@ -158,7 +158,12 @@ pub(crate) fn frames_reply(lease: u64) -> FramesReply {
 
 /// Asks for one frame.
 pub(crate) fn ask(link: &Arc<Link>) -> CallKey {
-    let part = Part { source: SourceId(1), wanted: Wanted::PlayedAt(0.0), dtype: Dtype::Uint8 };
+    let part = Part {
+        source: SourceId(1),
+        wanted: Wanted::PlayedAt(0.0),
+        dtype: Dtype::Uint8,
+        transforms: Vec::new(),
+    };
     let request = Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
     match link.submit(&request, Vec::new(), Expected::Frames(vec![Dtype::Uint8]), None) {
         Ok(key) => key,

@@ -4,8 +4,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reeld_protocol::SourceId;
 use reeld_protocol::message::{Dtype, SeekMode, SourceOpened, Wanted};
+use reeld_protocol::{SourceId, Transform, Transforms};
 
 use crate::ask;
 use crate::calls::{Answer, Expected};
@@ -46,6 +46,8 @@ use crate::video_metadata::VideoMetadata;
 #[derive(Clone)]
 pub struct Video {
     shared: Arc<Shared>,
+    transforms: Transforms,
+    frame_size: (u32, u32),
 }
 
 struct Shared {
@@ -53,6 +55,7 @@ struct Shared {
     file: SourceFile,
     options: OpenOptions,
     metadata: VideoMetadata,
+    dtype: Dtype,
     quota_bytes: u64,
     opened: PerProcess<Mutex<Option<Opened>>>,
 }
@@ -96,10 +99,13 @@ impl Video {
         let (connection, opened) = client.open_source(file.clone(), options.clone())?;
         let source = opened.source;
         let metadata = VideoMetadata::new(opened)?;
+        let (dtype, frame_size) =
+            (options.dtype.resolve(metadata.video()), (metadata.height(), metadata.width()));
         let quota_bytes = connection.ledger().quota_bytes();
         let opened = PerProcess::<Mutex<Option<Opened>>>::new();
         *lock(&opened) = Some(Opened { connection, source });
-        Ok(Video { shared: Arc::new(Shared { client, file, options, metadata, quota_bytes, opened }) })
+        let shared = Shared { client, file, options, metadata, dtype, quota_bytes, opened };
+        Ok(Video { shared: Arc::new(shared), transforms: Transforms::default(), frame_size })
     }
 
     /// What is known of the file and the stream.
@@ -126,6 +132,59 @@ impl Video {
     /// How messages call the file: its path, unless it was opened in another way.
     pub fn label(&self) -> &str {
         &self.shared.file.label
+    }
+
+    /// The same stream with frames that the daemon transforms before it delivers them: scaled, or cut to what
+    /// is needed, after they were turned upright. That takes less memory than whole frames, and less time than
+    /// doing it afterwards. Transforms come after those that the video has already, at most 8 altogether.
+    ///
+    /// Nothing is opened anew, and requests for several views of one video share what was decoded.
+    ///
+    /// ```
+    /// # reeld_tests::enter_example_folder();
+    /// use reeld_client::{Transform, Video};
+    ///
+    /// let video = Video::open("clip.mp4")?;
+    /// let small = video.transformed(&[
+    ///     Transform::Resize { height: 90, width: 160 },
+    ///     Transform::CenterCrop { height: 64, width: 64 },
+    /// ])?;
+    /// assert_eq!(small.frame_at(10)?.part(0).map(|part| part.shape()), Some([1, 64, 64, 3]));
+    /// assert_eq!((small.metadata().height(), small.frame_height()), (180, 64));
+    /// # Ok::<(), reeld_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if they are too many, a size is 0 or too large, or a crop does not lie within
+    /// the frames that it is to be cut from.
+    pub fn transformed(&self, transforms: &[Transform]) -> Result<Video, Error> {
+        let all = [self.transforms.as_slice(), transforms].concat();
+        let metadata = self.metadata();
+        let checked = Transforms::new(all).and_then(|transforms| {
+            let frame_size = transforms.size_after((metadata.height(), metadata.width()))?;
+            Ok(Video { shared: Arc::clone(&self.shared), transforms, frame_size })
+        });
+        checked.map_err(|error| Error::InvalidRequest(format!("{}: {error}", self.label())))
+    }
+
+    /// What is done to the frames before they are delivered.
+    pub fn transforms(&self) -> &[Transform] {
+        self.transforms.as_slice()
+    }
+
+    /// Rows of the frames that are returned: after rotation and all transforms.
+    pub fn frame_height(&self) -> u32 {
+        self.frame_size.0
+    }
+
+    /// Columns of the frames that are returned: after rotation and all transforms.
+    pub fn frame_width(&self) -> u32 {
+        self.frame_size.1
+    }
+
+    /// Type of the values of returned pixels.
+    pub fn dtype(&self) -> Dtype {
+        self.shared.dtype
     }
 
     /// The content of the source, read through the descriptor that was passed; none where it has more bytes than that.
@@ -209,10 +268,6 @@ impl Video {
 
     fn fetch(&self, wanted: Wanted) -> Result<Frames, Error> {
         self.submit(wanted, RequestOptions::default())?.wait()
-    }
-
-    pub(crate) fn dtype(&self) -> Dtype {
-        self.shared.options.dtype
     }
 
     /// The source's name on a connection, if no waiting is necessary to know it.

@@ -85,12 +85,12 @@ impl VideoMetadata {
         self.effective.end_stream_seconds
     }
 
-    /// Columns of the frames that are returned: after rotation.
+    /// Columns of the frames that are returned, unless they are transformed: after rotation.
     pub fn width(&self) -> u32 {
         self.video.width
     }
 
-    /// Rows of the frames that are returned: after rotation.
+    /// Rows of the frames that are returned, unless they are transformed: after rotation.
     pub fn height(&self) -> u32 {
         self.video.height
     }

@@ -15,6 +15,7 @@ pub mod message;
 pub mod metadata;
 pub mod socket;
 pub mod status;
+pub mod transform;
 
 pub use arena::{Arena, ArenaError, SealedMemfd};
 pub use error::{ErrorCode, WireError};
@@ -23,6 +24,7 @@ pub use handshake::{Hello, Refusal, RefusalCause, Welcome};
 pub use header::{BODY_BYTES_MAX, FDS_MAX, HEADER_BYTES, Header};
 pub use ids::{ArenaId, FrameIndex, LeaseId, RequestId, SourceId, StreamIndex};
 pub use message::{Notice, Reply, Request};
+pub use transform::{Transform, TransformError, Transforms};
 
 /// The protocol's major version. Peers with different majors refuse each other in the handshake.
 pub const VERSION_MAJOR: u16 = 1;

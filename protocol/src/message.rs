@@ -8,6 +8,7 @@ use crate::error::WireError;
 use crate::ids::{ArenaId, LeaseId, SourceId, StreamIndex};
 use crate::metadata::{ContentMetadata, EffectiveMetadata, MediaMetadata};
 use crate::status::Status;
+use crate::transform::Transform;
 
 /// How a source's frames are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
@@ -103,6 +104,8 @@ pub struct Part {
     pub wanted: Wanted,
     /// Type of the values.
     pub dtype: Dtype,
+    /// What is done to the upright pictures, in this order; at most [`TRANSFORMS_MAX`](crate::transform::TRANSFORMS_MAX).
+    pub transforms: Vec<Transform>,
 }
 
 /// `GetFrames`: all parts are answered together, in one slot.
@@ -152,9 +155,9 @@ pub enum Notice {
 pub struct PartLayout {
     /// Number of frames, N.
     pub frame_count: u64,
-    /// Rows, H.
+    /// Rows, H: after all transforms.
     pub height: u32,
-    /// Columns, W.
+    /// Columns, W: after all transforms.
     pub width: u32,
     /// Values per pixel, C: 3, red, green, blue.
     pub channels: u32,

@@ -98,6 +98,8 @@ pub struct VideoHeader {
     pub color_transfer_characteristic: Option<String>,
     /// FFmpeg's name of the coded pixel format.
     pub pixel_format: Option<String>,
+    /// Bits of one value of that format's first component.
+    pub bit_depth: Option<u32>,
 }
 
 /// What the header says about an audio stream.

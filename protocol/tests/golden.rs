@@ -19,7 +19,7 @@ use reeld_protocol::metadata::{
 use reeld_protocol::status::{Activity, ClientStatus, EngineStatus, ErrorCount, Status, Totals, UserStatus};
 use reeld_protocol::{
     ArenaId, ErrorCode, Hello, LeaseId, Notice, Refusal, RefusalCause, Reply, Request, SourceId, StreamIndex,
-    Welcome, WireError,
+    Transform, Welcome, WireError,
 };
 
 /// Bytes from hexadecimal digits; blanks only group them.
@@ -77,11 +77,16 @@ fn mapping() {
 
 #[test]
 fn get_frames() {
-    let part = |wanted, dtype| Part { source: SourceId(7), wanted, dtype };
+    let part = |wanted, dtype| Part { source: SourceId(7), wanted, dtype, transforms: vec![] };
+    let transforms = vec![
+        Transform::Resize { height: 224, width: 300 },
+        Transform::Crop { top: 1, left: 2, height: 200, width: 250 },
+        Transform::CenterCrop { height: 3, width: 4 },
+    ];
     let parts = vec![
         part(Wanted::Indices(vec![0, -1, 300]), Dtype::Uint8),
         part(Wanted::IndexRange { start: 1, stop: 70_000, step: 2 }, Dtype::Float32),
-        part(Wanted::PlayedAt(0.5), Dtype::Uint8),
+        Part { transforms, ..part(Wanted::PlayedAt(0.5), Dtype::Uint8) },
         part(Wanted::PlayedAtEach(vec![1.0, -2.0]), Dtype::Uint8),
         part(Wanted::PlayedInRange { start: 0.0, stop: 1.5 }, Dtype::Uint8),
         part(Wanted::IndicesInMemory(MemoryRange { offset_bytes: 0, count: 5000 }), Dtype::Uint8),
@@ -94,9 +99,10 @@ fn get_frames() {
     assert_golden(
         &Request::GetFrames(message),
         kind::GET_FRAMES,
-        "070700030001fb580200070101fc7011010002010702000000000000e03f00070302000000000000 \
-         f03f00000000000000c00007040000000000000000000000000000f83f00070500fb8813000706fb \
-         409cfd000000000001000000fe01fbe803",
+        "070700030001fb58020000070101fc701101000201000702000000000000e03f000300e0fb2c0101 \
+         0102c8fa0203040703020000000000 \
+         00f03f00000000000000c0000007040000000000000000000000000000f83f0000070500fb881300 \
+         000706fb409cfd00000000000100000000fe01fbe803",
     );
     let least = GetFrames { parts: Vec::new(), priority: 0, timeout_millis: None };
     assert_golden(&Request::GetFrames(least), kind::GET_FRAMES, "000000");
@@ -228,6 +234,7 @@ fn video_stream() -> StreamMetadata {
             color_space: Some("bt709".into()),
             color_transfer_characteristic: None,
             pixel_format: Some("yuv420p".into()),
+            bit_depth: Some(8),
         }),
         audio: None,
     }
@@ -279,7 +286,7 @@ fn source_opened() {
         kind::SOURCE_OPENED,
         "0400036d6f7601000000000000004001fc801a0600010000020000046832363402fb0064fc00e803 \
          0001000000000000004001000000000000000001fb4001b401640100000000000039400202010000 \
-         0000008056c00001056274373039000107797576343230700001010361616302fb007d0000000001 \
+         0000008056c00001056274373039000107797576343230700108000101036161 6302fb007d0000000001 \
          fb007d020104666c7470013202000000000000000000000000000000400132010000000000003940 \
          0100000000000000400000000000000000010000000000000040",
     );

@@ -67,7 +67,8 @@ impl ByHand {
 
     /// Asks for frames of a source, and returns the request's id.
     pub fn frames(&mut self, source: SourceId, indices: Vec<i64>, fds: Vec<OwnedFd>) -> u64 {
-        let part = Part { source, wanted: Wanted::Indices(indices), dtype: Dtype::Uint8 };
+        let part =
+            Part { source, wanted: Wanted::Indices(indices), dtype: Dtype::Uint8, transforms: Vec::new() };
         let wanted = GetFrames { parts: vec![part], priority: 0, timeout_millis: None };
         self.request(&Request::GetFrames(wanted), fds)
     }

@@ -117,7 +117,7 @@ class StreamBounds:
         """The frames of a slice: bounds from the end where negative, cut at the stream's end.
 
         Raises:
-            RangeError: The step is negative, or start lies behind stop.
+            RangeError: The step is negative or has more than 64 bits, or start lies behind stop.
             ValueError: The step is 0.
             TypeError: One of them is not an integer.
             NoSlotsError: Their frames are larger than the quota.
@@ -127,6 +127,8 @@ class StreamBounds:
             raise RangeError(
                 f"A negative step ({stride}) is not supported: take the frames forwards and flip the result."
             )
+        if stride not in _INT64:
+            raise RangeError(f"The step {stride} is not an integer of 64 bits.")
         if first > end:
             raise RangeError(
                 f"The range begins at frame {first}, behind its stop {end}: swap them, or list the indices."
@@ -243,10 +245,11 @@ def _allowed_times(bounds: StreamBounds | MappedBounds) -> str:
 
 def _as_index(index: SupportsIndex) -> int:
     try:
-        value = operator.index(index)
+        return int(operator.index(index))
     except TypeError:
         value = _item(index)
-    if not isinstance(value, int):
+    # TorchCodec cuts off the fraction that a tensor or an array of one number may have, and takes no floats.
+    if value is index or not isinstance(value, int | float) or not math.isfinite(value):
         raise ArgumentTypeError(f"A frame index must be an integer, not {type(index).__name__}.")
     return int(value)
 
@@ -267,8 +270,13 @@ def as_seconds(seconds: float) -> float:
 
 
 def _item(value: object) -> object:
-    """What a tensor or array without dimensions holds; anything else unchanged."""
-    if getattr(value, "ndim", None) != 0:
+    """What a tensor of one number holds, or an array without dimensions; anything else unchanged."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        tensor = cast("torch.Tensor", value)
+        return tensor.item() if tensor.numel() == 1 else value
+    # A float of numpy's that is one of Python's at the same time counts as the latter.
+    if getattr(value, "ndim", None) != 0 or isinstance(value, float):
         return value
     return value.item()  # pyright: ignore[reportAttributeAccessIssue] # what has no dimensions has one item
 

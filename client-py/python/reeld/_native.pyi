@@ -60,7 +60,7 @@ class Client:
         *,
         stream: int | None,
         seek_mode: Literal["exact", "approximate"],
-        dtype: Literal["uint8", "float32"],
+        dtype: Literal["uint8", "float32", "auto"],
         thread_count: int,
         mapping: FrameMapping | None = None,
     ) -> Video:
@@ -90,6 +90,13 @@ class Video:
     """An open stream of a source."""
 
     def description(self) -> StreamDescription: ...
+    def transformed(self, transforms: list[Transform]) -> Video:
+        """The same stream with frames that are transformed. Sizes that do not fit are a `RangeError`."""
+
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames that are returned, after all transforms."""
+
+    def dtype(self) -> Literal["uint8", "float32"]: ...
     def mapped_bounds(self) -> tuple[int, float, float] | None:
         """Number of frames, begin and end as the mapping says, where there is one."""
 
@@ -100,6 +107,17 @@ class Video:
         """The most bytes that this process's results may have together, as was said when it was opened."""
 
     def read(self, wanted: Wanted) -> Part: ...
+
+@final
+class Transform:
+    """What the daemon does to frames before it delivers them."""
+
+    @staticmethod
+    def resize(height: int, width: int) -> Transform: ...
+    @staticmethod
+    def crop(top: int, left: int, height: int, width: int) -> Transform: ...
+    @staticmethod
+    def center_crop(height: int, width: int) -> Transform: ...
 
 @final
 class Wanted:

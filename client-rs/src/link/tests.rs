@@ -386,7 +386,12 @@ fn deadline_of_a_daemon_that_says_nothing_is_kept_on_this_side() {
 #[test]
 fn request_without_room_is_sent_again_with_what_is_left_of_its_time() {
     let (link, mut peer, results) = with_results(LARGE_QUOTA, 1);
-    let part = Part { source: SourceId(1), wanted: Wanted::PlayedAt(0.0), dtype: Dtype::Uint8 };
+    let part = Part {
+        source: SourceId(1),
+        wanted: Wanted::PlayedAt(0.0),
+        dtype: Dtype::Uint8,
+        transforms: Vec::new(),
+    };
     let timeout = Duration::from_secs(1000);
     let wish = GetFrames { parts: vec![part], priority: 0, timeout_millis: Some(1_000_000) };
     let expected = Expected::Frames(vec![Dtype::Uint8]);

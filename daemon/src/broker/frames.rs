@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
+use reeld_protocol::Transforms;
 use reeld_protocol::error::WireError;
 use reeld_protocol::ids::LeaseId;
 use reeld_protocol::message::{FramesReply, GetFrames, PartLayout, Reply};
@@ -18,7 +19,9 @@ use super::plan::{FRAMES_PER_REQUEST_MAX, plan};
 use super::queue::Pushed;
 use super::requests::{FrameRequest, PlannedPart, WantedRecord, lay_out};
 use super::{Broker, clock, reply};
-use crate::link::{ArenaKey, CatalogId, Destination, EngineError, EngineRequest, WantedId, WantedPicture};
+use crate::link::{
+    ArenaKey, CatalogId, Destination, EngineError, EngineRequest, LookIndex, WantedId, WantedPicture,
+};
 
 /// Parts of one request: a batch of videos. The layouts of so many, at 52 bytes each, fit into one reply.
 const PARTS_MAX: usize = 1024;
@@ -78,7 +81,10 @@ impl Broker {
             let Some(source) = client.sources.get(&part.source) else {
                 return Err(reply::invalid(format!("source {} is not open", part.source)));
             };
-            parts.push(Sought { source: source.clone(), wanted: part.wanted, dtype: part.dtype });
+            let transforms = Transforms::new(part.transforms);
+            let transforms = transforms.map_err(|error| reply::invalid(error.to_string()))?;
+            let (source, wanted, dtype) = (source.clone(), part.wanted, part.dtype);
+            parts.push(Sought { source, wanted, dtype, transforms });
         }
         let request = FrameRequest {
             client: client.key,
@@ -207,7 +213,8 @@ impl Broker {
                     stream: part.stream,
                     start: run.start,
                     pictures,
-                    frame_pixels: u64::from(part.height) * u64::from(part.width),
+                    looks: vec![part.transforms.clone()],
+                    frame_pixels: part.picture_pixels,
                     decode_count: run.decode_count,
                     thread_count: part.thread_count,
                 };
@@ -424,7 +431,7 @@ fn blame_file(request: &mut FrameRequest, source: CatalogId, death: &Death) -> O
     (is_enough || death_count >= DEATHS_PER_REQUEST_MAX).then_some(blame)
 }
 
-/// Where one row of a part goes.
+/// Where one row of a part goes. A part has one look, and begins its runs.
 fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64) -> Destination {
     Destination {
         arena,
@@ -434,6 +441,7 @@ fn destination(arena: ArenaKey, slot_offset: u64, layout: &PartLayout, row: u64)
         height: layout.height,
         width: layout.width,
         dtype: layout.dtype,
+        look: LookIndex(0),
     }
 }
 

@@ -1,12 +1,15 @@
 //! [`Job`]: a piece of work for an engine, as it waits in the queue and runs.
 
+use reeld_protocol::Transforms;
 use reeld_protocol::ids::StreamIndex;
 
 use super::blame::Blame;
 use super::engines::EngineKey;
 use super::plan::compare_targets;
 use super::queue::{Waiter, Work};
-use crate::link::{CatalogId, Run, RunStart, WANTED_PER_MESSAGE_MAX, WantedPicture};
+use crate::link::{
+    CatalogId, LOOKS_PER_MESSAGE_MAX, LookIndex, Looks, Run, RunStart, WANTED_PER_MESSAGE_MAX, WantedPicture,
+};
 
 /// What a probe or a scan costs, in pixels: about a frame of full HD.
 const HEADER_COST_PIXELS: u64 = 1920 * 1080;
@@ -65,6 +68,8 @@ pub struct Decode {
     pub start: RunStart,
     /// In the order of their targets.
     pub pictures: Vec<(WantedPicture, Waiter)>,
+    /// What they name by position; at most [`LOOKS_PER_MESSAGE_MAX`].
+    pub looks: Vec<Transforms>,
     /// Pixels of one picture.
     pub frame_pixels: u64,
     /// Pictures that have to be decoded, about.
@@ -89,6 +94,7 @@ impl Job {
             stream: decode.stream,
             start: decode.start,
             wanted: decode.pictures.iter().map(|(picture, _)| *picture).collect(),
+            looks: decode.looks(),
             thread_count: decode.thread_count,
         }
     }
@@ -123,14 +129,53 @@ pub fn mix(value: u64) -> u64 {
 
 impl Decode {
     /// Takes more pictures, keeping the order of targets. False, and nothing taken, if they are too many.
-    pub fn extend(&mut self, more: &[(WantedPicture, Waiter)]) -> bool {
-        if self.pictures.len() + more.len() > WANTED_PER_MESSAGE_MAX {
+    pub fn extend(&mut self, more: &Decode) -> bool {
+        if self.pictures.len() + more.pictures.len() > WANTED_PER_MESSAGE_MAX {
             return false;
         }
-        self.pictures.extend_from_slice(more);
-        self.pictures.sort_by(|(one, _), (other, _)| compare_targets(one.target, other.target));
+        let mut looks = Vec::new();
+        let (Some(mut pictures), Some(others)) = (self.renamed(&mut looks), more.renamed(&mut looks)) else {
+            return false;
+        };
+        pictures.extend(others);
+        pictures.sort_by(|(one, _), (other, _)| compare_targets(one.target, other.target));
+        (self.pictures, self.looks) = (pictures, looks);
         true
     }
+
+    /// The looks as an engine is told them.
+    pub fn looks(&self) -> Looks {
+        self.looks.iter().map(|transforms| transforms.as_slice().to_vec()).collect()
+    }
+
+    /// The pictures, naming their looks by position in `looks`, which takes up those that it does not have. None
+    /// where they are too many.
+    fn renamed(&self, looks: &mut Vec<Transforms>) -> Option<Vec<(WantedPicture, Waiter)>> {
+        let mut names = vec![None; self.looks.len()];
+        let mut pictures = self.pictures.clone();
+        for (picture, _) in &mut pictures {
+            let index = usize::from(picture.destination.look.0);
+            let name = match *names.get(index)? {
+                Some(name) => name,
+                None => name_in(looks, self.looks.get(index)?)?,
+            };
+            names[index] = Some(name);
+            picture.destination.look = name;
+        }
+        Some(pictures)
+    }
+}
+
+/// The position of a look in a list, at whose end it is put if need be. None where the list is full.
+fn name_in(looks: &mut Vec<Transforms>, look: &Transforms) -> Option<LookIndex> {
+    let position = looks.iter().position(|other| other == look).unwrap_or(looks.len());
+    if position == LOOKS_PER_MESSAGE_MAX {
+        return None;
+    }
+    if position == looks.len() {
+        looks.push(look.clone());
+    }
+    u8::try_from(position).ok().map(LookIndex)
 }
 
 impl Work for Job {
@@ -152,7 +197,7 @@ impl Work for Job {
         let (Task::Decode(ours), Task::Decode(theirs)) = (&mut self.task, &other.task) else {
             return Some(other);
         };
-        if !ours.extend(&theirs.pictures) {
+        if !ours.extend(theirs) {
             return Some(other);
         }
         ours.decode_count = ours.decode_count.max(theirs.decode_count);
@@ -166,5 +211,73 @@ impl Work for Job {
             Task::Probe { waiter } | Task::Scan { waiter, .. } => vec![*waiter],
             Task::Decode(decode) => decode.pictures.iter().map(|(_, waiter)| *waiter).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reeld_protocol::Transform;
+    use reeld_protocol::message::Dtype;
+
+    use super::*;
+    use crate::link::{ArenaKey, Destination, Target, WantedId};
+
+    const WAITER: Waiter = Waiter { client: 1, priority: 0, deadline_millis: None };
+
+    fn crop(left: u32) -> Transforms {
+        Transforms::new([Transform::Crop { top: 0, left, height: 1, width: 1 }]).unwrap()
+    }
+
+    /// A run with a picture for each of these looks.
+    fn decode(looks: impl Iterator<Item = u32>) -> Decode {
+        let looks: Vec<Transforms> = looks.map(crop).collect();
+        let picture = |position: usize| {
+            let destination = Destination {
+                arena: ArenaKey(0),
+                pixels_offset: 0,
+                pts_offset: 0,
+                duration_offset: 0,
+                height: 1,
+                width: 1,
+                dtype: Dtype::Uint8,
+                look: LookIndex(position as u8),
+            };
+            (WantedPicture { id: WantedId(0), target: Target::AtOrAfter(0), destination }, WAITER)
+        };
+        Decode {
+            stream: StreamIndex(0),
+            start: RunStart::Keyframe(0),
+            pictures: (0..looks.len()).map(picture).collect(),
+            looks,
+            frame_pixels: 1,
+            decode_count: 1,
+            thread_count: 1,
+        }
+    }
+
+    /// The look of each picture, as the engine finds it.
+    fn found(decode: &Decode) -> Vec<Transforms> {
+        let look = |picture: &WantedPicture| decode.looks[usize::from(picture.destination.look.0)].clone();
+        decode.pictures.iter().map(|(picture, _)| look(picture)).collect()
+    }
+
+    #[test]
+    fn pictures_of_joined_runs_keep_their_looks() {
+        let mut ours = decode([1, 2].into_iter());
+        assert!(ours.extend(&decode([2, 3, 1, 4].into_iter())));
+        assert_eq!(found(&ours), [1, 2, 2, 3, 1, 4].map(crop));
+        assert_eq!(ours.looks, [1, 2, 3, 4].map(crop));
+    }
+
+    #[test]
+    fn looks_that_no_picture_has_any_more_make_room() {
+        let mut ours = decode(0..LOOKS_PER_MESSAGE_MAX as u32);
+        let more = decode([100].into_iter());
+        let before = found(&ours);
+        assert!(!ours.extend(&more));
+        assert_eq!(found(&ours), before);
+        ours.pictures.remove(0);
+        assert!(ours.extend(&more));
+        assert_eq!(found(&ours), [&before[1..], &[crop(100)]].concat());
     }
 }

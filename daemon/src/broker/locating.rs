@@ -5,9 +5,9 @@
 
 use std::os::fd::OwnedFd;
 
-use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::WireError;
 use reeld_protocol::message::{Dtype, MemoryRange, Wanted};
+use reeld_protocol::{SealedMemfd, Transforms};
 
 use super::client::OpenedSource;
 use super::plan::{FRAMES_PER_REQUEST_MAX, PlanError, Selection};
@@ -26,6 +26,8 @@ pub struct Sought {
     pub wanted: Wanted,
     /// Type of the values.
     pub dtype: Dtype,
+    /// What is done to the upright pictures.
+    pub transforms: Transforms,
 }
 
 /// True if so few frames are wanted that finding them takes no time to speak of.
@@ -47,7 +49,7 @@ pub fn locate(parts: &[Sought], fds: Vec<OwnedFd>) -> Result<Vec<PlannedPart>, W
     let memory = accept_memory(fds)?;
     let mut planned = Vec::with_capacity(parts.len());
     let mut frame_count = 0;
-    for Sought { source, wanted, dtype } in parts {
+    for Sought { source, wanted, dtype, transforms } in parts {
         let selection = select(wanted, memory.as_ref())?;
         let located = source.timeline.locate(source.stream, &selection);
         let located = located.map_err(|error| reply::from_plan(&error))?;
@@ -56,8 +58,19 @@ pub fn locate(parts: &[Sought], fds: Vec<OwnedFd>) -> Result<Vec<PlannedPart>, W
             return Err(reply::from_plan(&PlanError::TooManyFrames { count: frame_count }));
         }
         let &OpenedSource { catalog, stream, height, width, thread_count, .. } = source;
-        let dtype = *dtype;
-        planned.push(PlannedPart { source: catalog, stream, located, height, width, dtype, thread_count });
+        let size = transforms.size_after((height, width));
+        let size = size.map_err(|error| reply::invalid(error.to_string()))?;
+        planned.push(PlannedPart {
+            source: catalog,
+            stream,
+            located,
+            picture_pixels: u64::from(height) * u64::from(width),
+            transforms: transforms.clone(),
+            height: size.0,
+            width: size.1,
+            dtype: *dtype,
+            thread_count,
+        });
     }
     Ok(planned)
 }

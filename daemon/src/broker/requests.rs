@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use reeld_protocol::Transforms;
 use reeld_protocol::ids::{LeaseId, StreamIndex};
 use reeld_protocol::message::{Dtype, PartLayout};
 
@@ -24,9 +25,13 @@ pub struct PlannedPart {
     pub stream: StreamIndex,
     /// One entry per row of the result.
     pub located: Vec<Located>,
-    /// Rows of a frame.
+    /// Pixels of a decoded picture.
+    pub picture_pixels: u64,
+    /// What is done to the upright pictures.
+    pub transforms: Transforms,
+    /// Rows of a frame, after that.
     pub height: u32,
-    /// Columns of a frame.
+    /// Columns of a frame, after that.
     pub width: u32,
     /// Type of the values.
     pub dtype: Dtype,
@@ -237,6 +242,8 @@ mod tests {
             source: CatalogId(0),
             stream: StreamIndex(0),
             located: vec![located; frame_count],
+            picture_pixels: 1,
+            transforms: Transforms::default(),
             height,
             width,
             dtype,

@@ -13,9 +13,7 @@ use super::job::{Decode, Job, Task, User};
 use super::queue::Work as _;
 use super::spawner::Process;
 use super::{Broker, clock, descriptors, reply};
-use crate::link::{
-    CatalogId, EngineError, EngineReply, EngineReport, EngineRequest, JobId, WANTED_PER_MESSAGE_MAX, WantedId,
-};
+use crate::link::{CatalogId, EngineError, EngineReply, EngineReport, EngineRequest, JobId, WantedId};
 
 /// How often a run may come back without anything done before it is given up.
 const FAILURES_MAX: u8 = 1;
@@ -151,10 +149,9 @@ impl Broker {
             }
             let id = running.id;
             let Task::Decode(decode) = &mut running.job.task else { continue };
-            if decode.pictures.len() + more.pictures.len() > WANTED_PER_MESSAGE_MAX {
+            if !decode.extend(more) {
                 continue;
             }
-            decode.extend(&more.pictures);
             for arena in arenas_of(&more.pictures) {
                 if let Some(granted) = self.arenas.get(&arena) {
                     engine.introduce_arena(arena, granted.bytes, &granted.fd);
@@ -164,7 +161,7 @@ impl Broker {
                 begin_writing(&mut self.clients, &self.requests, picture.id);
             }
             let wanted = more.pictures.iter().map(|(picture, _)| *picture).collect();
-            engine.send(&EngineRequest::Extend { job: id, wanted }, Vec::new());
+            engine.send(&EngineRequest::Extend { job: id, wanted, looks: more.looks() }, Vec::new());
             return true;
         }
         false

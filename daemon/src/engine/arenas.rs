@@ -70,6 +70,7 @@ mod tests {
     use reeld_protocol::message::Dtype;
 
     use super::*;
+    use crate::link::LookIndex;
 
     const KEY: ArenaKey = ArenaKey(3);
 
@@ -82,6 +83,7 @@ mod tests {
             height: 1,
             width: 2,
             dtype: Dtype::Uint8,
+            look: LookIndex(0),
         }
     }
 

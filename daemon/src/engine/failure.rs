@@ -33,14 +33,26 @@ pub enum Failure {
     /// The picture does not fit where the header said it would.
     #[error("the picture has {width}x{height} pixels, the header says {expected_width}x{expected_height}")]
     OtherSize {
-        /// Decoded, after rotation.
-        width: i32,
-        /// Decoded, after rotation.
-        height: i32,
+        /// As it would be delivered.
+        width: u32,
+        /// As it would be delivered.
+        height: u32,
         /// What there is room for.
         expected_width: u32,
         /// What there is room for.
         expected_height: u32,
+    },
+    /// The picture is smaller than what shall be cut out of it: its size differs from the header's.
+    #[error("the picture has {width}x{height} pixels where {crop_width}x{crop_height} are to be cut out")]
+    SmallerThanCrop {
+        /// What is cropped.
+        width: u32,
+        /// What is cropped.
+        height: u32,
+        /// What shall be left.
+        crop_width: u32,
+        /// What shall be left.
+        crop_height: u32,
     },
     /// More memory than this process may use, even with nothing else in it.
     #[error(
@@ -73,6 +85,9 @@ pub enum Failure {
     /// An arena that cannot be mapped, or a destination outside of one.
     #[error("{0}")]
     Arena(String),
+    /// A message names transforms that it does not have, or none that are allowed.
+    #[error("{0}")]
+    Look(String),
     /// A defect of ours.
     #[error("panic: {0}")]
     Panic(String),
@@ -101,11 +116,14 @@ impl Failure {
             | Failure::NoSuchStream { .. }
             | Failure::NoMorePictures
             | Failure::OtherSize { .. }
+            | Failure::SmallerThanCrop { .. }
             | Failure::OutOfMemory { .. }
             | Failure::TooManySamples { .. } => EngineError::Media(sentence),
-            Failure::UnknownSource(_) | Failure::UnknownArena(_) | Failure::Arena(_) | Failure::Panic(_) => {
-                EngineError::Internal(sentence)
-            }
+            Failure::UnknownSource(_)
+            | Failure::UnknownArena(_)
+            | Failure::Arena(_)
+            | Failure::Look(_)
+            | Failure::Panic(_) => EngineError::Internal(sentence),
         }
     }
 }

@@ -245,7 +245,7 @@ impl<D: Device> Engine<D> {
                 match request {
                     // Pictures that join the run may go there.
                     EngineRequest::AddArena { arena, bytes } => self.add_arena(arena, bytes, fd),
-                    EngineRequest::Extend { wanted, .. } => progress.extend(wanted),
+                    EngineRequest::Extend { wanted, looks, .. } => progress.extend(wanted, looks),
                     EngineRequest::Cancel(_) => return Ok(()),
                     EngineRequest::AddSource { .. }
                     | EngineRequest::DropSource(_)

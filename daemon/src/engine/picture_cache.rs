@@ -10,6 +10,10 @@ use reeld_protocol::ids::StreamIndex;
 use super::wanted::Shown;
 use crate::link::CatalogId;
 
+/// Looks in which one picture is kept: a batch may be asked for in two or three. Random crops are different each
+/// time, and would otherwise pile up on pictures that are used often.
+const CONVERTED_COUNT_MAX: usize = 3;
+
 /// Which stream of which file.
 pub type StreamKey = (CatalogId, StreamIndex);
 
@@ -124,6 +128,7 @@ impl<P, L: PartialEq> PictureCache<P, L> {
         let replaced = entry.forms.extract_if(.., |other| other.is_same_kind(&form));
         self.used_bytes -= replaced.map(|form| form.bytes()).sum::<usize>();
         entry.forms.push(form);
+        self.used_bytes -= entry.drop_surplus().map_or(0, |form| form.bytes());
         self.shrink();
     }
 
@@ -166,6 +171,14 @@ impl<P, L: PartialEq> Entry<P, L> {
             Form::Converted(other, _) => other == look,
         });
         converted.or_else(|| self.forms.iter().position(|form| matches!(form, Form::Native(..))))
+    }
+
+    /// The oldest look, if there are too many.
+    fn drop_surplus(&mut self) -> Option<Form<P, L>> {
+        let is_converted = |form: &Form<P, L>| matches!(form, Form::Converted(..));
+        let count = self.forms.iter().filter(|form| is_converted(form)).count();
+        let oldest = self.forms.iter().position(is_converted).filter(|_| count > CONVERTED_COUNT_MAX)?;
+        Some(self.forms.remove(oldest))
     }
 
     fn bytes(&self) -> usize {
@@ -254,6 +267,18 @@ mod tests {
     }
 
     #[test]
+    fn oldest_look_goes_where_a_picture_has_too_many() {
+        let mut cache = cache_of(100, &[(0, 10)]);
+        for look in 0..=CONVERTED_COUNT_MAX as u8 {
+            cache.insert(STREAM, shown(0), Form::Converted(look, vec![look].into()));
+        }
+        let mut is_converted =
+            |look| matches!(cache.find(STREAM, 0, &look).unwrap().form, HitForm::Converted(_));
+        assert_eq!([0, 1, 2, 3].map(&mut is_converted), [false, true, true, true]);
+        assert_eq!(cache.bytes(), 13);
+    }
+
+    #[test]
     fn same_form_replaces_the_old_one() {
         let cache = cache_of(100, &[(0, 10), (0, 12)]);
         assert_eq!(cache.bytes(), 12);
@@ -303,6 +328,10 @@ mod tests {
             let forms = &mut self.0.last_mut().unwrap().1;
             forms.retain(|(other, _)| *other != kind);
             forms.push((kind, bytes));
+            let converted: Vec<usize> = (0..forms.len()).filter(|&place| forms[place].0.is_some()).collect();
+            if converted.len() > CONVERTED_COUNT_MAX {
+                forms.remove(converted[0]);
+            }
             while self.bytes() > budget_bytes {
                 self.0.remove(0);
             }
@@ -317,7 +346,7 @@ mod tests {
         #[test]
         fn cache_does_what_a_plain_list_does(
             budget_bytes in 0..60usize,
-            operations in proptest::collection::vec((0..3u8, 0..8i64, 0..3u8, 1..20usize), 1..80),
+            operations in proptest::collection::vec((0..3u8, 0..8i64, 0..6u8, 1..20usize), 1..80),
         ) {
             let mut cache = Cache::new(budget_bytes);
             let mut model = Model::default();

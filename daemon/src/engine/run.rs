@@ -12,9 +12,9 @@ use super::media::Rotation;
 use super::picture_cache::{Form, HitForm, PictureCache, StreamKey};
 use super::session::{Session, Step, StreamFacts};
 use super::sessions::SessionKey;
-use super::wanted::{self, Pending, Shown};
+use super::wanted::{self, Pending, Shown, Wanted};
 use super::workshop::Workshop;
-use crate::link::{Destination, Run, RunStart, Target, WantedId, WantedPicture};
+use crate::link::{Looks, Run, RunStart, Target, WantedId, WantedPicture};
 
 /// How long a run may decode before others get their turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -78,7 +78,7 @@ impl<D: Device> RunInProgress<D> {
             key: SessionKey { source: run.source, stream: run.stream, thread_count: run.thread_count.max(1) },
             start: run.start,
             facts,
-            pending: Pending::new(facts.time_base, run.wanted),
+            pending: Pending::new(facts.time_base, Wanted::all(run.wanted, run.looks)?),
             session: None,
             aim: None,
             keeps_all: false,
@@ -89,11 +89,21 @@ impl<D: Device> RunInProgress<D> {
     }
 
     /// Adds pictures that the run has not passed; the others are left for another run.
-    pub fn extend(&mut self, wanted: Vec<WantedPicture>) {
+    pub fn extend(&mut self, wanted: Vec<WantedPicture>, looks: Looks) {
+        let ids: Vec<WantedId> = wanted.iter().map(|wanted| wanted.id).collect();
+        let wanted = match Wanted::all(wanted, looks) {
+            Ok(wanted) => wanted,
+            Err(failure) => {
+                self.outcome.failed.extend(ids.into_iter().map(|id| (id, failure.clone())));
+                return;
+            }
+        };
         let session = self.session.as_ref();
         let start = self.start;
         let ahead = wanted.into_iter().filter(|wanted| match start {
-            RunStart::Keyframe(_) => session.is_none_or(|session| session.is_before(start, wanted.target)),
+            RunStart::Keyframe(_) => {
+                session.is_none_or(|session| session.is_before(start, wanted.picture.target))
+            }
             RunStart::Demuxer => true,
         });
         self.pending.extend(ahead);
@@ -101,7 +111,7 @@ impl<D: Device> RunInProgress<D> {
 
     /// One step forward: a picture from the cache, or a sample or picture of the decoder's.
     pub fn step(&mut self, workshop: &mut Workshop<D>) -> Progress {
-        let Some(first) = self.pending.first().copied() else {
+        let Some(first) = self.pending.first().cloned() else {
             return Progress::Ended;
         };
         match self.write_cached(workshop, &first) {
@@ -109,7 +119,7 @@ impl<D: Device> RunInProgress<D> {
                 workshop.cache_hits += 1;
                 self.settle_first(Ok(()));
             }
-            Ok(false) => self.decode(workshop, first.target),
+            Ok(false) => self.decode(workshop, first.picture.target),
             Err(failure) => self.settle_first(Err(failure)),
         }
         // However short the processor's time: a turn brings a picture, so that each run comes to its end.
@@ -191,8 +201,8 @@ impl<D: Device> RunInProgress<D> {
         let satisfied = if self.is_in_run(shown) { self.pending.take_satisfied(shown) } else { Vec::new() };
         let is_worth_keeping = self.keeps_all || !satisfied.is_empty();
         for wanted in satisfied {
-            let written = self.write(workshop, &picture, shown, &wanted.destination);
-            self.settle(wanted.id, written);
+            let written = self.write(workshop, &picture, shown, &wanted);
+            self.settle(wanted.picture.id, written);
         }
         if is_worth_keeping {
             let bytes = picture.bytes();
@@ -213,20 +223,21 @@ impl<D: Device> RunInProgress<D> {
         workshop: &mut Workshop<D>,
         picture: &D::Picture,
         shown: Shown,
-        destination: &Destination,
+        wanted: &Wanted,
     ) -> Result<(), Failure> {
-        let look = look(self.facts.rotation, destination);
+        let destination = &wanted.picture.destination;
+        let look = look(self.facts.rotation, wanted);
         let pixels = workshop.arenas.pixels(destination, look.frame_bytes())?;
-        workshop.device.convert(picture, look, pixels)?;
+        workshop.device.convert(picture, &look, pixels)?;
         workshop.arenas.write_times(destination, shown, self.facts.time_base)
     }
 
     /// Writes a wanted picture if the cache has it. False if not.
-    fn write_cached(&self, workshop: &mut Workshop<D>, wanted: &WantedPicture) -> Result<bool, Failure> {
+    fn write_cached(&self, workshop: &mut Workshop<D>, wanted: &Wanted) -> Result<bool, Failure> {
         let stream = self.stream();
-        let destination = &wanted.destination;
-        let look = look(self.facts.rotation, destination);
-        let pts = self.cached_pts(&workshop.cache, wanted.target);
+        let destination = &wanted.picture.destination;
+        let look = look(self.facts.rotation, wanted);
+        let pts = self.cached_pts(&workshop.cache, wanted.picture.target);
         let Some(hit) = pts.and_then(|pts| workshop.cache.find(stream, pts, &look)) else {
             return Ok(false);
         };
@@ -237,11 +248,11 @@ impl<D: Device> RunInProgress<D> {
             HitForm::Converted(bytes) => pixels.copy_from_slice(bytes),
             HitForm::Native(picture) if look.frame_bytes() <= CONVERTED_BYTES_MAX => {
                 let mut bytes = vec![0; pixels.len()].into_boxed_slice();
-                workshop.device.convert(picture, look, &mut bytes)?;
+                workshop.device.convert(picture, &look, &mut bytes)?;
                 pixels.copy_from_slice(&bytes);
                 converted = Some(bytes);
             }
-            HitForm::Native(picture) => workshop.device.convert(picture, look, pixels)?,
+            HitForm::Native(picture) => workshop.device.convert(picture, &look, pixels)?,
         }
         workshop.arenas.write_times(destination, shown, self.facts.time_base)?;
         if let Some(bytes) = converted {
@@ -258,12 +269,12 @@ impl<D: Device> RunInProgress<D> {
             RunStart::Keyframe(_) => self.pending.take_all(),
             RunStart::Demuxer => self.pending.take_first(),
         };
-        self.outcome.failed.extend(lost.into_iter().map(|wanted| (wanted.id, failure.clone())));
+        self.outcome.failed.extend(lost.into_iter().map(|wanted| (wanted.picture.id, failure.clone())));
     }
 
     fn settle_first(&mut self, written: Result<(), Failure>) {
         if let Some(first) = self.pending.take_first().first() {
-            self.settle(first.id, written);
+            self.settle(first.picture.id, written);
         }
     }
 
@@ -298,6 +309,13 @@ impl<D: Device> RunInProgress<D> {
     }
 }
 
-fn look(rotation: Rotation, destination: &Destination) -> Look {
-    Look { rotation, width: destination.width, height: destination.height, dtype: destination.dtype }
+fn look(rotation: Rotation, wanted: &Wanted) -> Look {
+    let destination = &wanted.picture.destination;
+    Look {
+        rotation,
+        transforms: wanted.transforms.clone(),
+        width: destination.width,
+        height: destination.height,
+        dtype: destination.dtype,
+    }
 }

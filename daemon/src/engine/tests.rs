@@ -2,6 +2,8 @@
 //!
 //! What does not live here: comparison with TorchCodec; that is a Python test's.
 
+mod looks;
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -22,8 +24,8 @@ use tempfile::TempDir;
 use super::{Settings, serve_in_cage};
 use crate::link::index::Index;
 use crate::link::{
-    ArenaKey, CatalogId, Destination, EngineError, EngineReply, EngineRequest, FileIdentity, JobId, Run,
-    RunStart, Target, WantedId, WantedPicture,
+    ArenaKey, CatalogId, Destination, EngineError, EngineReply, EngineRequest, FileIdentity, JobId,
+    LookIndex, Looks, Run, RunStart, Target, WantedId, WantedPicture,
 };
 
 const SOURCE: CatalogId = CatalogId(1);
@@ -75,6 +77,8 @@ struct Broker {
     reader: FrameReader,
     arena: Arena,
     job: u64,
+    /// What runs may name.
+    looks: Looks,
 }
 
 impl Broker {
@@ -85,7 +89,7 @@ impl Broker {
         thread::spawn(move || serve_in_cage(engine.into(), settings).unwrap());
         let memory = create_arena(ARENA_BYTES).unwrap();
         let arena = Arena::map(&memory, ARENA_BYTES).unwrap();
-        let mut broker = Broker { socket, reader: FrameReader::new(), arena, job: 0 };
+        let mut broker = Broker { socket, reader: FrameReader::new(), arena, job: 0, looks: vec![vec![]] };
         assert!(matches!(broker.receive(), (EngineReply::Ready { .. }, None)));
         broker.send(&EngineRequest::AddArena { arena: ARENA, bytes: ARENA_BYTES }, Some(memory));
         broker
@@ -166,7 +170,8 @@ impl Broker {
         let mut open = wanted.to_vec();
         while !open.is_empty() {
             let job = self.next_job();
-            let run = Run { source: SOURCE, stream: STREAM, start, wanted: open.clone(), thread_count: 0 };
+            let (wanted, looks) = (open.clone(), self.looks.clone());
+            let run = Run { source: SOURCE, stream: STREAM, start, wanted, looks, thread_count: 0 };
             self.send(&EngineRequest::Decode { job, run }, None);
             let (finished, failed) = self.run_ended();
             turns += 1;
@@ -231,6 +236,7 @@ fn wanted(slot: u64, header: &VideoHeader, target: Target, dtype: Dtype) -> Want
         height: header.height,
         width: header.width,
         dtype,
+        look: LookIndex(0),
     };
     WantedPicture { id: WantedId(slot), target, destination }
 }
@@ -378,9 +384,10 @@ fn extension_is_served_by_the_run_or_left_over() {
     };
     let job = broker.next_job();
     let start = start_of(&index, 0);
-    let run = Run { source: SOURCE, stream: STREAM, start, wanted: vec![at(40)], thread_count: 0 };
+    let (wanted, looks) = (vec![at(40)], vec![vec![]]);
+    let run = Run { source: SOURCE, stream: STREAM, start, wanted, looks, thread_count: 0 };
     broker.send(&EngineRequest::Decode { job, run }, None);
-    broker.send(&EngineRequest::Extend { job, wanted: vec![at(0), at(45)] }, None);
+    broker.send(&EngineRequest::Extend { job, wanted: vec![at(0), at(45)], looks: vec![vec![]] }, None);
     let (mut finished, failed) = broker.run_ended();
     assert_eq!(failed, []);
     let left: Vec<WantedPicture> =

@@ -2,9 +2,11 @@
 //!
 //! What does not live here: where to seek for them; that is `session`'s.
 
+use reeld_protocol::Transforms;
 use reeld_protocol::metadata::Rational;
 
-use crate::link::{Target, WantedPicture};
+use super::failure::Failure;
+use crate::link::{Looks, Target, WantedPicture};
 
 /// When a picture is shown, in stream ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,70 +45,95 @@ pub fn cursor(target: Target, time_base: Rational) -> i64 {
     }
 }
 
+/// A picture that somebody waits for, and what is done to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Which, and where to.
+    pub picture: WantedPicture,
+    /// After it was turned upright.
+    pub transforms: Transforms,
+}
+
+impl Wanted {
+    /// The pictures of one message, each with the transforms that it names by position.
+    pub fn all(pictures: Vec<WantedPicture>, looks: Looks) -> Result<Vec<Wanted>, Failure> {
+        let looks: Result<Vec<Transforms>, _> = looks.into_iter().map(Transforms::new).collect();
+        let looks = looks.map_err(|error| Failure::Look(error.to_string()))?;
+        let dress = |picture: WantedPicture| {
+            let index = picture.destination.look;
+            let transforms = looks.get(usize::from(index.0)).cloned();
+            let transforms = transforms.ok_or_else(|| Failure::Look(format!("there is no {index:?}")))?;
+            Ok(Wanted { picture, transforms })
+        };
+        pictures.into_iter().map(dress).collect()
+    }
+}
+
 /// What is still wanted, in the order of the cursors.
 #[derive(Debug)]
 pub struct Pending {
     time_base: Rational,
-    wanted: Vec<WantedPicture>,
+    wanted: Vec<Wanted>,
 }
 
 impl Pending {
     /// Sorts, whatever order it comes in: the rest relies on it.
-    pub fn new(time_base: Rational, wanted: Vec<WantedPicture>) -> Self {
+    pub fn new(time_base: Rational, wanted: Vec<Wanted>) -> Self {
         let mut pending = Pending { time_base, wanted };
         pending.sort();
         pending
     }
 
     /// Adds more.
-    pub fn extend(&mut self, wanted: impl IntoIterator<Item = WantedPicture>) {
+    pub fn extend(&mut self, wanted: impl IntoIterator<Item = Wanted>) {
         self.wanted.extend(wanted);
         self.sort();
     }
 
     /// The one to decode for next.
-    pub fn first(&self) -> Option<&WantedPicture> {
+    pub fn first(&self) -> Option<&Wanted> {
         self.wanted.first()
     }
 
     /// Takes out what a picture satisfies.
-    pub fn take_satisfied(&mut self, shown: Shown) -> Vec<WantedPicture> {
+    pub fn take_satisfied(&mut self, shown: Shown) -> Vec<Wanted> {
         let time_base = self.time_base;
-        self.take_if(|wanted| shown.satisfies(wanted.target, time_base))
+        self.take_if(|wanted| shown.satisfies(wanted.picture.target, time_base))
     }
 
     /// Takes out what `condition` is true for.
-    pub fn take_if(&mut self, mut condition: impl FnMut(&WantedPicture) -> bool) -> Vec<WantedPicture> {
+    pub fn take_if(&mut self, mut condition: impl FnMut(&Wanted) -> bool) -> Vec<Wanted> {
         self.wanted.extract_if(.., |wanted| condition(wanted)).collect()
     }
 
     /// Takes out the first.
-    pub fn take_first(&mut self) -> Vec<WantedPicture> {
+    pub fn take_first(&mut self) -> Vec<Wanted> {
         self.wanted.drain(..self.wanted.len().min(1)).collect()
     }
 
     /// Takes out everything.
-    pub fn take_all(&mut self) -> Vec<WantedPicture> {
+    pub fn take_all(&mut self) -> Vec<Wanted> {
         std::mem::take(&mut self.wanted)
     }
 
     fn sort(&mut self) {
         let time_base = self.time_base;
-        self.wanted.sort_by_key(|wanted| cursor(wanted.target, time_base));
+        self.wanted.sort_by_key(|wanted| cursor(wanted.picture.target, time_base));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use reeld_protocol::Transform;
     use reeld_protocol::message::Dtype;
 
     use super::*;
-    use crate::link::{ArenaKey, Destination, WantedId};
+    use crate::link::{ArenaKey, Destination, LookIndex, WantedId};
 
     const TIME_BASE: Rational = Rational { numerator: 1, denominator: 10 };
 
-    fn wanted(id: u64, target: Target) -> WantedPicture {
+    fn wanted(id: u64, target: Target) -> Wanted {
         let destination = Destination {
             arena: ArenaKey(0),
             pixels_offset: 0,
@@ -115,8 +142,10 @@ mod tests {
             height: 0,
             width: 0,
             dtype: Dtype::Uint8,
+            look: LookIndex(0),
         };
-        WantedPicture { id: WantedId(id), target, destination }
+        let picture = WantedPicture { id: WantedId(id), target, destination };
+        Wanted { picture, transforms: Transforms::default() }
     }
 
     fn shown(pts: i64, duration: i64) -> Shown {
@@ -145,12 +174,24 @@ mod tests {
     }
 
     #[test]
+    fn each_picture_gets_the_transforms_that_it_names() {
+        let resize = vec![Transform::Resize { height: 4, width: 6 }];
+        let mut named = wanted(0, Target::AtOrAfter(0)).picture;
+        named.destination.look = LookIndex(1);
+        let dressed = Wanted::all(vec![named], vec![vec![], resize.clone()]).unwrap();
+        assert_eq!(dressed[0].transforms.as_slice(), resize);
+        named.destination.look = LookIndex(2);
+        assert!(matches!(Wanted::all(vec![named], vec![vec![], resize]), Err(Failure::Look(_))));
+    }
+
+    #[test]
     fn one_picture_satisfies_all_that_it_is_at_or_after() {
         let all = [5, 30, 10].map(|pts| wanted(pts as u64, Target::AtOrAfter(pts)));
         let mut pending = Pending::new(TIME_BASE, all.to_vec());
-        let ids: Vec<u64> = pending.take_satisfied(shown(10, 1)).iter().map(|wanted| wanted.id.0).collect();
+        let ids: Vec<u64> =
+            pending.take_satisfied(shown(10, 1)).iter().map(|wanted| wanted.picture.id.0).collect();
         assert_eq!(ids, [5, 10]);
-        assert_eq!(pending.first().map(|wanted| wanted.id.0), Some(30));
+        assert_eq!(pending.first().map(|wanted| wanted.picture.id.0), Some(30));
     }
 
     proptest! {
@@ -170,12 +211,13 @@ mod tests {
             let mut found = vec![None; targets.len()];
             for (position, picture) in pictures.iter().enumerate() {
                 for wanted in pending.take_satisfied(*picture) {
-                    found[wanted.id.0 as usize] = Some(position);
+                    found[wanted.picture.id.0 as usize] = Some(position);
                 }
             }
             for wanted in all {
-                let searched = pictures.iter().position(|picture| picture.satisfies(wanted.target, TIME_BASE));
-                prop_assert_eq!(found[wanted.id.0 as usize], searched);
+                let WantedPicture { id, target, .. } = wanted.picture;
+                let searched = pictures.iter().position(|picture| picture.satisfies(target, TIME_BASE));
+                prop_assert_eq!(found[id.0 as usize], searched);
             }
         }
     }

@@ -22,7 +22,7 @@ pub use file_io::Deadline;
 pub use filter::{FilterGraph, FilterGraphConfig};
 pub use input::{BestStream, MediaInput};
 pub use packet::Packet;
-pub use picture::{Picture, PictureFormat};
+pub use picture::{Picture, PictureFormat, Window};
 pub use scaler::{Scaler, ScalerConfig};
 pub use stream::Stream;
 

@@ -8,7 +8,8 @@ use std::ptr::{NonNull, addr_of};
 use ffmpeg_next::ffi as sys;
 use reeld_protocol::metadata::Rational;
 
-use super::error::FfmpegError;
+use super::PixelLayout;
+use super::error::{FfmpegError, check};
 use super::stream::rational;
 
 /// A decoded picture. Dropping the last one gives the memory back to its decoder's pool.
@@ -30,7 +31,49 @@ pub struct PictureFormat {
     pub color_range: c_int,
 }
 
+/// A part of a picture, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The first row.
+    pub top: usize,
+    /// The first column.
+    pub left: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl PictureFormat {
+    /// Red, green and blue.
+    pub fn rgb(layout: PixelLayout, width: i32, height: i32) -> Self {
+        PictureFormat {
+            width,
+            height,
+            format: layout.format(),
+            color_space: sys::AVColorSpace::AVCOL_SPC_RGB as c_int,
+            color_range: sys::AVColorRange::AVCOL_RANGE_UNSPECIFIED as c_int,
+        }
+    }
+}
+
 impl Picture {
+    /// A picture to be written by a scaler, with rows as long as vector instructions like them.
+    pub fn new(layout: PixelLayout, width: i32, height: i32) -> Result<Self, FfmpegError> {
+        let picture = Picture::empty()?;
+        // SAFETY: allocated above and not shared.
+        let frame = unsafe { &mut *picture.as_ptr() };
+        frame.format = layout.format();
+        frame.width = width;
+        frame.height = height;
+        frame.colorspace = sys::AVColorSpace::AVCOL_SPC_RGB;
+        frame.color_range = sys::AVColorRange::AVCOL_RANGE_UNSPECIFIED;
+        // SAFETY: format and size are set, as the function wants it, and there are no buffers yet.
+        let code = unsafe { sys::av_frame_get_buffer(picture.as_ptr(), 0) };
+        check("get memory for a picture", code)?;
+        Ok(picture)
+    }
+
     /// An empty holder for a decoder or filter to fill.
     pub(super) fn empty() -> Result<Self, FfmpegError> {
         // SAFETY: takes nothing; null is checked.
@@ -85,28 +128,31 @@ impl Picture {
         sizes.sum()
     }
 
-    /// Copies the first plane row by row into `destination`, without the padding at the rows' ends.
+    /// Copies a window of the one plane of a picture of red, green and blue row by row into `destination`.
     ///
     /// # Panics
-    /// Where the destination is not exactly `row_bytes` times the picture's height.
-    pub fn copy_rows(&self, row_bytes: usize, destination: &mut [u8]) {
+    /// Where the picture is laid out otherwise, the window reaches beyond it, or the destination has another size.
+    pub fn copy_window(&self, layout: PixelLayout, window: Window, destination: &mut [u8]) {
         let format = self.format();
-        let height = usize::try_from(format.height).unwrap_or(0);
-        assert_eq!(
-            destination.len(),
-            row_bytes * height,
-            "the destination has another size than the picture"
-        );
+        assert_eq!(format.format, layout.format(), "the picture is laid out otherwise");
+        let Window { top, left, height, width } = window;
+        let (picture_height, picture_width) = (format.height.max(0) as usize, format.width.max(0) as usize);
+        assert!(top + height <= picture_height && left + width <= picture_width, "the window is too large");
+        let row_bytes = width * layout.pixel_bytes();
+        assert_eq!(destination.len(), row_bytes * height, "the destination has another size than the window");
         if row_bytes == 0 {
             return;
         }
+        let skipped_bytes = left * layout.pixel_bytes();
         // SAFETY: the frame is alive as long as self.
         let (data, stride) = unsafe { ((*self.as_ptr()).data[0], (*self.as_ptr()).linesize[0]) };
-        assert!(stride.unsigned_abs() as usize >= row_bytes, "the picture's rows are shorter than asked for");
+        let stride = stride as isize;
+        assert!(stride.unsigned_abs() >= skipped_bytes + row_bytes, "the picture's rows are too short");
         for (row, target) in destination.chunks_exact_mut(row_bytes).enumerate() {
+            let offset = (top + row) as isize * stride + skipped_bytes as isize;
             // SAFETY: rows lie `stride` bytes apart, for as many rows as the picture is high.
-            let source = unsafe { data.offset(row as isize * stride as isize) };
-            // SAFETY: each row has at least `row_bytes` readable bytes; the memory is not the destination's.
+            let source = unsafe { data.offset(offset) };
+            // SAFETY: each row has as many readable bytes, as asserted; the memory is not the destination's.
             unsafe { source.copy_to_nonoverlapping(target.as_mut_ptr(), row_bytes) };
         }
     }

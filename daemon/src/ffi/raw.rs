@@ -11,6 +11,7 @@ use ffmpeg_next::ffi as sys;
 unsafe extern "C" {
     pub fn avcodec_get_name(codec_id: c_int) -> *const c_char;
     pub fn av_get_pix_fmt_name(format: c_int) -> *const c_char;
+    pub fn av_pix_fmt_desc_get(format: c_int) -> *const sys::AVPixFmtDescriptor;
     pub fn av_get_sample_fmt_name(format: c_int) -> *const c_char;
     pub fn av_color_primaries_name(primaries: c_int) -> *const c_char;
     pub fn av_color_space_name(space: c_int) -> *const c_char;

@@ -1,4 +1,4 @@
-//! Conversion by libswscale from a picture straight into the caller's memory.
+//! Conversion and scaling by libswscale from a picture straight into the caller's memory, or another picture's.
 //!
 //! What does not live here: when this way may be taken; see `engine::device::cpu`.
 
@@ -12,13 +12,30 @@ use super::error::FfmpegError;
 use super::picture::{Picture, PictureFormat};
 use super::raw;
 
-/// From what to what a scaler converts; the size stays.
+/// From what to what a scaler converts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ScalerConfig {
     /// The pictures to convert.
     pub source: PictureFormat,
     /// The result.
     pub layout: PixelLayout,
+    /// Columns of the result.
+    pub width: i32,
+    /// Rows of the result.
+    pub height: i32,
+}
+
+impl ScalerConfig {
+    /// To red, green and blue; the size stays.
+    pub fn converting(source: PictureFormat, layout: PixelLayout) -> Self {
+        ScalerConfig { source, layout, width: source.width, height: source.height }
+    }
+
+    /// No flags where the size stays: the library then takes its exact special converters where it has them.
+    fn flags(&self) -> c_int {
+        let is_scaling = (self.width, self.height) != (self.source.width, self.source.height);
+        if is_scaling { sys::SWS_BILINEAR as c_int } else { 0 }
+    }
 }
 
 /// A converter for pictures of one format.
@@ -30,18 +47,17 @@ pub struct Scaler {
 impl Scaler {
     /// Prepares the conversion, which computes tables.
     pub fn new(config: ScalerConfig) -> Result<Self, FfmpegError> {
-        let ScalerConfig { source, layout } = config;
-        // SAFETY: takes any numbers and checks them itself; null is checked. No flags: for equal sizes the
-        // library then takes its exact special converters where it has them.
+        let ScalerConfig { source, layout, width, height } = config;
+        // SAFETY: takes any numbers and checks them itself; null is checked.
         let context = unsafe {
             raw::sws_getContext(
                 source.width,
                 source.height,
                 source.format,
-                source.width,
-                source.height,
+                width,
+                height,
                 layout.format(),
-                0,
+                config.flags(),
                 ptr::null_mut(),
                 ptr::null_mut(),
                 ptr::null(),
@@ -100,22 +116,47 @@ impl Scaler {
         Ok(())
     }
 
-    /// Converts a picture; rows follow each other without gaps.
+    /// Converts a picture; rows of the result follow each other without gaps.
     ///
     /// # Panics
     /// Where the picture has another format than the scaler was made for, or the destination another size.
     pub fn convert(&mut self, picture: &Picture, destination: &mut [u8]) -> Result<(), FfmpegError> {
-        let ScalerConfig { source, layout } = self.config;
+        let ScalerConfig { layout, width, height, .. } = self.config;
+        let row_bytes = width as usize * layout.pixel_bytes();
+        assert_eq!(destination.len(), row_bytes * height as usize, "the destination has another size");
+        // SAFETY: the destination has room for all rows, as asserted.
+        unsafe { self.write(picture, destination.as_mut_ptr(), row_bytes as c_int) }
+    }
+
+    /// Converts a picture into another one, which came from [`Picture::new`].
+    ///
+    /// # Panics
+    /// Where the picture has another format than the scaler was made for, or the target than it makes.
+    pub fn convert_to(&mut self, picture: &Picture, target: &mut Picture) -> Result<(), FfmpegError> {
+        let ScalerConfig { layout, width, height, .. } = self.config;
+        assert_eq!(
+            target.format(),
+            PictureFormat::rgb(layout, width, height),
+            "the target has another format"
+        );
+        // SAFETY: the frame is alive.
+        let (data, stride) = unsafe { ((*target.as_ptr()).data[0], (*target.as_ptr()).linesize[0]) };
+        // SAFETY: pictures that were made with this format have room for all rows in their one plane.
+        unsafe { self.write(picture, data, stride) }
+    }
+
+    /// # Safety
+    /// At `target` there is room for the result's rows, `stride` bytes apart.
+    unsafe fn write(&mut self, picture: &Picture, target: *mut u8, stride: c_int) -> Result<(), FfmpegError> {
+        let ScalerConfig { source, height, .. } = self.config;
         assert_eq!(picture.format(), source, "the scaler was made for another format");
-        let row_bytes = source.width as usize * layout.pixel_bytes();
-        assert_eq!(destination.len(), row_bytes * source.height as usize, "the destination has another size");
-        let planes = [destination.as_mut_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut()];
-        let strides = [row_bytes as c_int, 0, 0, 0];
+        let planes = [target, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()];
+        let strides = [stride, 0, 0, 0];
         let frame = picture.as_ptr();
         // SAFETY: the frame is alive.
         let (data, linesize) = unsafe { (&raw const (*frame).data, &raw const (*frame).linesize) };
-        // SAFETY: the source planes have the format that the context was made for; the destination has room
-        // for all rows, as asserted.
+        // SAFETY: the source planes have the format that the context was made for; the caller vouches for the
+        // target.
         let rows = unsafe {
             sys::sws_scale(
                 self.context.as_ptr(),
@@ -127,7 +168,7 @@ impl Scaler {
                 strides.as_ptr(),
             )
         };
-        if rows != source.height {
+        if rows != height {
             return Err(FfmpegError::new("convert a picture to RGB", sys::AVERROR(libc::EINVAL)));
         }
         Ok(())

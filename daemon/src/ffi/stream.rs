@@ -150,6 +150,13 @@ impl Stream<'_> {
         unsafe { raw::static_name(raw::av_get_pix_fmt_name(self.format())) }
     }
 
+    /// Bits of one value of that pixel format's first component: luma, red, or what there is.
+    pub fn bit_depth(self) -> Option<u32> {
+        // SAFETY: takes any number and returns a static description or null.
+        let description = unsafe { raw::av_pix_fmt_desc_get(self.format()).as_ref() };
+        description.and_then(|description| u32::try_from(description.comp[0].depth).ok())
+    }
+
     /// Name of the sample format of an audio stream.
     pub fn sample_format(self) -> Option<String> {
         // SAFETY: takes any number and returns a static string or null.

@@ -6,6 +6,7 @@
 pub mod index;
 
 use bincode::{Decode, Encode};
+use reeld_protocol::Transform;
 use reeld_protocol::codec::{self, CodecError};
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::message::{Dtype, Message};
@@ -18,6 +19,10 @@ const ENGINE_REPLY: u16 = 0x8001;
 
 /// The most wanted pictures in one message: about 40 bytes each, half a body.
 pub const WANTED_PER_MESSAGE_MAX: usize = 800;
+
+/// The most lists of transforms that the pictures of one message may name: a batch of random crops of one
+/// stretch. With the longest lists they take a sixth of a body.
+pub const LOOKS_PER_MESSAGE_MAX: usize = 64;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -80,7 +85,16 @@ pub struct Destination {
     pub width: u32,
     /// Type of the values.
     pub dtype: Dtype,
+    /// What is done to the upright picture.
+    pub look: LookIndex,
 }
+
+/// Position of a list of transforms in the message that names it, below [`LOOKS_PER_MESSAGE_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LookIndex(pub u8);
+
+/// The lists of transforms that the pictures of one message name.
+pub type Looks = Vec<Vec<Transform>>;
 
 /// Which decoded picture is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
@@ -124,6 +138,8 @@ pub struct Run {
     pub start: RunStart,
     /// In the order of their targets; at most [`WANTED_PER_MESSAGE_MAX`].
     pub wanted: Vec<WantedPicture>,
+    /// What those are named after; at most [`LOOKS_PER_MESSAGE_MAX`].
+    pub looks: Looks,
     /// Codec threads; 0 means one.
     pub thread_count: u16,
 }
@@ -179,6 +195,8 @@ pub enum EngineRequest {
         job: JobId,
         /// At most [`WANTED_PER_MESSAGE_MAX`], in the order of their targets.
         wanted: Vec<WantedPicture>,
+        /// What those are named after; at most [`LOOKS_PER_MESSAGE_MAX`].
+        looks: Looks,
     },
     /// End this job at the next sample boundary; ignored where it has ended. A run answers with what it has.
     Cancel(JobId),
@@ -290,10 +308,13 @@ impl Message for EngineReply {
 
 #[cfg(test)]
 mod tests {
+    use reeld_protocol::transform::TRANSFORMS_MAX;
+
     use super::*;
 
     #[test]
     fn largest_run_fits_into_a_body() {
+        let crop = Transform::Crop { top: u32::MAX, left: u32::MAX, height: u32::MAX, width: u32::MAX };
         let destination = Destination {
             arena: ArenaKey(u64::MAX),
             pixels_offset: u64::MAX,
@@ -302,6 +323,7 @@ mod tests {
             height: u32::MAX,
             width: u32::MAX,
             dtype: Dtype::Float32,
+            look: LookIndex(u8::MAX),
         };
         let wanted =
             WantedPicture { id: WantedId(u64::MAX), target: Target::AtOrAfter(i64::MIN), destination };
@@ -310,6 +332,7 @@ mod tests {
             stream: StreamIndex(u32::MAX),
             start: RunStart::Keyframe(i64::MIN),
             wanted: vec![wanted; WANTED_PER_MESSAGE_MAX],
+            looks: vec![vec![crop; TRANSFORMS_MAX]; LOOKS_PER_MESSAGE_MAX],
             thread_count: u16::MAX,
         };
         let request = EngineRequest::Decode { job: JobId(u64::MAX), run };

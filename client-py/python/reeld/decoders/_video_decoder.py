@@ -9,9 +9,11 @@ import math
 import numbers
 import operator
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
 from reeld import _arrays, client
+from reeld import transforms as decoder_transforms
 from reeld._bounds import MappedBounds, StreamBounds, as_seconds
 from reeld._native import Wanted
 from reeld.decoders._cpu_fallback import CpuFallbackStatus
@@ -30,13 +32,15 @@ from reeld.metadata import VideoStreamMetadata
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import nn
 
     from reeld._bounds import Indices, Times
     from reeld._native import Part, Video
     from reeld.decoders._mappings import SupportsRead
     from reeld.decoders._sources import Source
+    from reeld.transforms import DecoderTransform
 
-    DType = torch.dtype | np.dtype[np.generic] | type[np.generic] | Literal["uint8", "float32"]
+    DType = torch.dtype | np.dtype[np.generic] | type[np.generic] | Literal["uint8", "float32", "auto"]
 
 _DIMENSION_ORDERS = ("NCHW", "NHWC")
 _SEEK_MODES = ("exact", "approximate")
@@ -83,8 +87,11 @@ class VideoDecoder:
         device: ``"cpu"``, or None for torch's default device.
         seek_mode: ``"exact"`` finds frames by an index of the whole file, which the daemon makes once;
             ``"approximate"`` by arithmetic on what the header says.
+        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`,
+            TorchCodec's, or torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``.
+            ``metadata`` still tells the size before them.
         output_dtype: ``uint8`` for values in [0, 255] or ``float32`` for values in [0, 1]: torch's dtype,
-            numpy's, or its name.
+            numpy's, or its name; or ``"auto"``, which is ``float32`` for videos of more than 8 bits.
         custom_frame_mappings: All frames of the stream, if they are known already: JSON as ``ffprobe
             -show_entries frame=pts,pkt_pts,duration,pkt_duration,key_frame -of json`` writes it, in ticks of
             the stream's time base, as str, bytes or in a file-like object. It spares the scan that
@@ -101,6 +108,7 @@ class VideoDecoder:
         LimitReachedError: A file-like object is larger than allowed, or a mapping has too many frames.
         InvalidRequestError: An argument has a value that is not allowed, or the file has no such video
             stream.
+        RangeError: A transform's size is not positive, or is larger than the frame that it is cut from.
         ArgumentTypeError: An argument has a type that cannot be used.
         UnsupportedError: The source is a URL, or the device is not the CPU.
         DaemonUnavailableError: No daemon answers and none could be started.
@@ -124,6 +132,7 @@ class VideoDecoder:
         num_ffmpeg_threads: int = 1,
         device: str | torch.device | None = None,
         seek_mode: Literal["exact", "approximate"] = "exact",
+        transforms: Sequence[DecoderTransform | nn.Module] | None = None,
         output_dtype: DType = "uint8",
         custom_frame_mappings: str | bytes | SupportsRead | None = None,
     ) -> None:
@@ -131,7 +140,7 @@ class VideoDecoder:
         mappings = _mappings(custom_frame_mappings, seek_mode)
         _check_choice("dimension order", dimension_order, _DIMENSION_ORDERS)
         thread_count = _thread_count(num_ffmpeg_threads)
-        self._dtype = _dtype_name(output_dtype)
+        dtype = _dtype_name(output_dtype)
         _check_device(device)
         opened = opened_source(source)
         self._path, self._is_in_memory = opened.path, opened.is_in_memory
@@ -140,7 +149,7 @@ class VideoDecoder:
             "dimension_order": dimension_order,
             "num_ffmpeg_threads": num_ffmpeg_threads,
             "seek_mode": seek_mode,
-            "output_dtype": self._dtype,
+            "output_dtype": dtype,
             "custom_frame_mappings": mappings,
         }
         self._channels_first = dimension_order == "NCHW"
@@ -148,13 +157,19 @@ class VideoDecoder:
             opened.native,
             stream=_stream(stream_index),
             seek_mode=seek_mode,
-            dtype=self._dtype,
+            dtype=dtype,
             thread_count=thread_count,
             mapping=None if mappings is None else mappings.native(),
         )
         self.metadata = VideoStreamMetadata.from_description(self._native.description())
         self.stream_index = self.metadata.stream_index
-        self._bounds = _stream_bounds(self.metadata, self._dtype, self._native)
+        if transforms is not None:
+            settled = decoder_transforms.settled(transforms, (self.metadata.height, self.metadata.width))
+            self._native = self._native.transformed(decoder_transforms.native(settled))
+            self._options["transforms"] = settled
+        self._dtype = self._native.dtype()
+        self._frame_size = self._native.frame_size()
+        self._bounds = _stream_bounds(self.metadata, self._frame_bytes(), self._native)
         self._num_frames = self._bounds.length
         self.cpu_fallback = CpuFallbackStatus()
 
@@ -337,9 +352,11 @@ class VideoDecoder:
             5
         """
         wanted = self._bounds.played_in_range(start_seconds, stop_seconds)
-        if wanted is None or fps is None:
+        # A rate that is no number is wrong also where there are no frames to be had at it.
+        rate = None if fps is None else as_seconds(fps)
+        if wanted is None or rate is None:
             return self._batch(wanted)
-        return self._resampled(as_seconds(start_seconds), as_seconds(stop_seconds), as_seconds(fps))
+        return self._resampled(as_seconds(start_seconds), as_seconds(stop_seconds), rate)
 
     def get_all_frames(self, fps: float | None = None) -> FrameBatch:
         """All frames of the stream.
@@ -375,10 +392,14 @@ class VideoDecoder:
             )
         return content
 
+    def _frame_bytes(self) -> int:
+        height, width = self._frame_size
+        return height * width * 3 * _VALUE_BYTES[self._dtype]
+
     def _batch_of(self, part: Part | None) -> FrameBatch:
         """One part of a reply as a batch; None stands for no frames, which are not worth a request."""
         if part is None:
-            height, width = self.metadata.height or 0, self.metadata.width or 0
+            height, width = self._frame_size
             pixels = _arrays.empty_frames(height, width, self._dtype, channels_first=self._channels_first)
             return FrameBatch(pixels, _arrays.times_tensor([]), _arrays.times_tensor([]))
         pixels, pts_seconds, duration_seconds = part.batch(self._channels_first)
@@ -446,14 +467,12 @@ def _check_device(device: str | torch.device | None) -> None:
         raise UnsupportedError(f"device={str(device)!r}: unknown device, only 'cpu' can decode.")
 
 
-def _dtype_name(output_dtype: DType) -> Literal["uint8", "float32"]:
+def _dtype_name(output_dtype: DType) -> Literal["uint8", "float32", "auto"]:
     # str() of torch's dtypes has the module's name before it; numpy's scalar types have theirs in __name__.
     name = getattr(output_dtype, "__name__", None) or str(output_dtype).removeprefix("torch.")
-    if output_dtype == "auto":
-        raise UnsupportedError("output_dtype='auto' is not supported: choose 'uint8' or 'float32'.")
-    if name not in _VALUE_BYTES:
-        raise InvalidRequestError(f"Invalid output_dtype {output_dtype}: use uint8 or float32.")
-    return cast('Literal["uint8", "float32"]', name)
+    if name != "auto" and name not in _VALUE_BYTES:
+        raise InvalidRequestError(f"Invalid output_dtype {output_dtype}: use uint8, float32 or 'auto'.")
+    return cast('Literal["uint8", "float32", "auto"]', name)
 
 
 def _thread_count(num_ffmpeg_threads: int) -> int:
@@ -478,7 +497,7 @@ def _stream(stream_index: int | None) -> int | None:
     return stream
 
 
-def _stream_bounds(metadata: VideoStreamMetadata, dtype: str, native: Video) -> StreamBounds:
+def _stream_bounds(metadata: VideoStreamMetadata, frame_bytes: int, native: Video) -> StreamBounds:
     begin, end = metadata.begin_stream_seconds, metadata.end_stream_seconds
     count, height, width = metadata.num_frames, metadata.height, metadata.width
     if begin is None or end is None or count is None or height is None or width is None:
@@ -493,7 +512,7 @@ def _stream_bounds(metadata: VideoStreamMetadata, dtype: str, native: Video) -> 
         length=count,
         begin_seconds=begin,
         end_seconds=end,
-        frame_bytes=height * width * 3 * _VALUE_BYTES[dtype],
+        frame_bytes=frame_bytes,
         quota_bytes=native.quota_bytes(),
         mapped=mapped and MappedBounds(frame_count=mapped[0], begin_seconds=mapped[1], end_seconds=mapped[2]),
     )

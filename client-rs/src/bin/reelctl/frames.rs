@@ -7,7 +7,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use png::{BitDepth, ColorType, Compression, Encoder};
-use reeld_client::{Client, Error, Frame, OpenOptions, SeekMode, Video};
+use reeld_client::{Client, Error, Frame, OpenOptions, SeekMode, Transform, Video};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -36,12 +36,22 @@ pub(crate) struct Arguments {
     /// The folder to write to; it is made if necessary
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Scale the frames to this size [default: the video's]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
+    size: Option<Size>,
     /// The video stream, by its index in the file [default: the best]
     #[arg(long)]
     stream: Option<u32>,
     /// Find frames by arithmetic on the header instead of scanning the file
     #[arg(long)]
     approximate: bool,
+}
+
+/// Of frames, as people write it.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    width: u32,
+    height: u32,
 }
 
 /// A file that was written.
@@ -57,6 +67,8 @@ pub(crate) fn run(client: &Client, arguments: &Arguments, is_json: bool) -> Resu
     let seek_mode = if arguments.approximate { SeekMode::Approximate } else { SeekMode::Exact };
     let options = OpenOptions { stream: arguments.stream, seek_mode, ..OpenOptions::default() };
     let video = client.open(&arguments.video, options)?;
+    let resize = arguments.size.map(|Size { width, height }| Transform::Resize { height, width });
+    let video = video.transformed(resize.as_slice())?;
     std::fs::create_dir_all(&arguments.out).map_err(|error| failed(&arguments.out, &error))?;
     let mut written = Vec::new();
     for indices in arguments.at.chunks(batch_count(&video)) {
@@ -76,9 +88,16 @@ pub(crate) fn run(client: &Client, arguments: &Arguments, is_json: bool) -> Resu
     Ok(if is_json { format!("{:#}", to_json(&written)) } else { to_text(&written) })
 }
 
+fn parse_size(text: &str) -> Result<Size, String> {
+    let sides = text.split_once('x').map(|(width, height)| (width.parse(), height.parse()));
+    let Some((Ok(width), Ok(height))) = sides else {
+        return Err("not a width and a height, such as 320x180".into());
+    };
+    Ok(Size { width, height })
+}
+
 fn batch_count(video: &Video) -> usize {
-    let metadata = video.metadata();
-    let frame_bytes = u64::from(metadata.width()) * u64::from(metadata.height()) * 3;
+    let frame_bytes = u64::from(video.frame_width()) * u64::from(video.frame_height()) * 3;
     (REQUEST_BYTES_MAX / frame_bytes.max(1)).clamp(1, 1024) as usize
 }
 

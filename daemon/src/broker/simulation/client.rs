@@ -10,7 +10,7 @@ use reeld_protocol::error::ErrorCode;
 use reeld_protocol::frame::{FrameReader, Received};
 use reeld_protocol::ids::{ArenaId, LeaseId, SourceId};
 use reeld_protocol::message::{Dtype, FramesReply, Message, Notice, PartLayout, Reply, kind};
-use reeld_protocol::{Frame, Welcome};
+use reeld_protocol::{Frame, Transforms, Welcome};
 use rustix::net::RecvFlags;
 
 use super::engine::inode_of;
@@ -34,9 +34,11 @@ pub enum Expected {
 pub struct ExpectedPart {
     /// One for each row.
     pub stamps: Vec<f64>,
-    /// Rows of a frame.
+    /// What was done to the pictures.
+    pub transforms: Transforms,
+    /// Rows of a frame, after that.
     pub height: u32,
-    /// Columns of a frame.
+    /// Columns of a frame, after that.
     pub width: u32,
     /// Type of the values.
     pub dtype: Dtype,
@@ -255,7 +257,8 @@ impl SimulatedClient {
                 assert_eq!(read(layout.pts_offset + 8 * row, 8), stamp.to_le_bytes(), "{:?}", held.frames);
                 assert_eq!(read(layout.durations_offset + 8 * row, 8), 1f64.to_le_bytes());
                 let pixels = read(layout.pixels_offset + row * layout.frame_bytes(), layout.frame_bytes());
-                assert!(pixels.iter().all(|value| *value == paint(*stamp)), "pixels of {:?}", held.frames);
+                let shade = paint(*stamp, part.transforms.as_slice());
+                assert!(pixels.iter().all(|value| *value == shade), "pixels of {:?}", held.frames);
             }
         }
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use reeld_protocol::frame::{FrameReader, Received};
 use reeld_protocol::message::Message;
-use reeld_protocol::{Frame, Header, SealedMemfd};
+use reeld_protocol::{Frame, Header, SealedMemfd, Transform};
 use rustix::net::RecvFlags;
 
 use super::super::plan::compare_targets;
@@ -22,7 +22,7 @@ use super::super::spawner::Process;
 use super::media::{SimulatedFile, paint};
 use crate::link::{
     ArenaKey, CatalogId, Destination, EngineError, EngineReply, EngineReport, EngineRequest, FileIdentity,
-    JobId, WANTED_PER_MESSAGE_MAX, WantedId, WantedPicture,
+    JobId, LOOKS_PER_MESSAGE_MAX, Looks, WANTED_PER_MESSAGE_MAX, WantedId, WantedPicture,
 };
 
 /// What becomes of a process.
@@ -124,6 +124,8 @@ pub struct SimulatedEngine {
     pub said: VecDeque<Frame>,
     sources: HashMap<CatalogId, FileIdentity>,
     arenas: HashMap<ArenaKey, (OwnedFd, u64)>,
+    /// What is done to the pictures that it was asked for.
+    looks: HashMap<WantedId, Vec<Transform>>,
 }
 
 impl SimulatedEngine {
@@ -140,6 +142,7 @@ impl SimulatedEngine {
             said: VecDeque::new(),
             sources: HashMap::new(),
             arenas: HashMap::new(),
+            looks: HashMap::new(),
         }
     }
 
@@ -221,11 +224,11 @@ impl SimulatedEngine {
             EngineRequest::Probe { job, source } => self.begin(job, source, Task::Probe),
             EngineRequest::Scan { job, source, .. } => self.begin(job, source, Task::Scan),
             EngineRequest::Decode { job, run } => {
-                self.check(&run.wanted);
+                self.check(&run.wanted, &run.looks);
                 self.begin(job, run.source, Task::Decode(run.wanted));
             }
-            EngineRequest::Extend { job, wanted } => {
-                self.check(&wanted);
+            EngineRequest::Extend { job, wanted, looks } => {
+                self.check(&wanted, &looks);
                 // One that has answered meanwhile ignores it.
                 if let Some(SimulatedJob { id, task: Task::Decode(pictures), .. }) = &mut self.job
                     && *id == job
@@ -245,11 +248,13 @@ impl SimulatedEngine {
         self.job = Some(SimulatedJob { id, source, task });
     }
 
-    fn check(&self, wanted: &[WantedPicture]) {
+    fn check(&mut self, wanted: &[WantedPicture], looks: &Looks) {
+        assert!(looks.len() <= LOOKS_PER_MESSAGE_MAX, "{} looks", looks.len());
         assert!(!wanted.is_empty() && wanted.len() <= WANTED_PER_MESSAGE_MAX, "{} pictures", wanted.len());
         assert!(wanted.is_sorted_by(|one, other| compare_targets(one.target, other.target).is_le()));
         for picture in wanted {
-            let Destination { arena, .. } = picture.destination;
+            let Destination { arena, look, .. } = picture.destination;
+            self.looks.insert(picture.id, looks[usize::from(look.0)].clone());
             let (_, bytes) =
                 self.arenas.get(&arena).unwrap_or_else(|| panic!("{arena:?} was not introduced"));
             for (offset, length) in stretches(&picture.destination) {
@@ -290,7 +295,8 @@ impl SimulatedEngine {
         let stamp = file.stamp_of(picture.target);
         let (fd, _) = &self.arenas[&picture.destination.arena];
         let [(pixels, bytes), (pts, _), (duration, _)] = stretches(&picture.destination);
-        write(fd, pixels, &vec![paint(stamp); bytes as usize]);
+        let shade = paint(stamp, &self.looks[&picture.id]);
+        write(fd, pixels, &vec![shade; bytes as usize]);
         write(fd, pts, &stamp.to_le_bytes());
         write(fd, duration, &1f64.to_le_bytes());
     }

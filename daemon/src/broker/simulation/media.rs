@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 
 use reeld_protocol::SealedMemfd;
+use reeld_protocol::Transform;
 use reeld_protocol::ids::StreamIndex;
 use reeld_protocol::mapping::{self, MappedFrame};
 use reeld_protocol::metadata::{MediaMetadata, MediaType, Rational, StreamMetadata, VideoHeader};
@@ -74,6 +75,7 @@ impl SimulatedFile {
             color_space: None,
             color_transfer_characteristic: None,
             pixel_format: None,
+            bit_depth: None,
         };
         MediaMetadata {
             format: "simulated".into(),
@@ -129,7 +131,13 @@ impl SimulatedFile {
     }
 }
 
-/// What all bytes of a picture with this stamp are.
-pub fn paint(stamp: f64) -> u8 {
-    (stamp as u64 % 251) as u8
+/// What all bytes of a picture with this stamp are, after these transforms.
+pub fn paint(stamp: f64, transforms: &[Transform]) -> u8 {
+    let transform = |transform: &Transform| match *transform {
+        Transform::Resize { height, width } => 3 * height + 5 * width,
+        Transform::Crop { top, left, .. } => 7 * top + 11 * left + 1,
+        Transform::CenterCrop { .. } => 2,
+    };
+    let shade: u64 = transforms.iter().map(transform).map(u64::from).sum();
+    ((stamp as u64 + shade) % 251) as u8
 }

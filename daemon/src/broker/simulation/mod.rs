@@ -23,11 +23,12 @@ use std::time::Duration;
 
 use reeld_protocol::ids::{LeaseId, SourceId};
 use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, Notice, Part, Request, SeekMode, Wanted};
-
+use reeld_protocol::{Transform, Transforms};
 use rustix::io::Errno;
 
 use client::{Expected, ExpectedPart};
 use engine::Conclusion;
+use media::SimulatedFile;
 use world::World;
 
 const CLIENTS_MAX: usize = 4;
@@ -153,24 +154,45 @@ fn get_frames(world: &mut World, client: usize, program: &mut Program<'_>) {
     for _ in 0..=program.below(3) {
         let choice = program.below(sources.len() + 1);
         let Some(&(source, file)) = sources.get(choice) else {
-            parts.push(Part { source: SourceId(99), wanted: Wanted::PlayedAt(0.0), dtype: Dtype::Uint8 });
+            let (source, wanted, dtype) = (SourceId(99), Wanted::PlayedAt(0.0), Dtype::Uint8);
+            parts.push(Part { source, wanted, dtype, transforms: Vec::new() });
             expected = None;
             continue;
         };
         let file = &world.files[file];
-        let dtype = if program.below(4) == 0 { Dtype::Float32 } else { Dtype::Uint8 };
+        let style = program.below(4);
+        let dtype = if style == 0 { Dtype::Float32 } else { Dtype::Uint8 };
         let (wanted, frames) = choose_frames(program, file.frame_count, &mut words);
-        parts.push(Part { source, wanted, dtype });
-        expected = expected.zip(frames).map(|(mut expected, frames)| {
-            let stamps = frames.iter().map(|&frame| file.stamp(frame)).collect();
-            expected.push(ExpectedPart { stamps, height: file.height, width: file.width, dtype });
-            expected
-        });
+        let transforms = choose_transforms(style, frames.as_ref().map_or(0, Vec::len), file);
+        parts.push(Part { source, wanted, dtype, transforms: transforms.clone() });
+        let checked = Transforms::new(transforms);
+        let sized = checked.and_then(|all| all.size_after((file.height, file.width)).map(|size| (all, size)));
+        expected =
+            expected.zip(frames).zip(sized.ok()).map(|((mut expected, frames), (transforms, size))| {
+                let (height, width) = size;
+                let stamps = frames.iter().map(|&frame| file.stamp(frame)).collect();
+                expected.push(ExpectedPart { stamps, transforms, height, width, dtype });
+                expected
+            });
     }
     let priority = [0, 0, 0, 1, -1, i8::MIN, i8::MAX][program.below(7)];
     let timeout_millis = [None, None, None, Some(0), Some(1000), Some(u64::MAX)][program.below(6)];
     let request = Request::GetFrames(GetFrames { parts, priority, timeout_millis });
     world.ask(client, &request, expected.map_or(Expected::Error, Expected::Frames), &words);
+}
+
+/// What shall be done to the pictures: something else for each number of frames. Now and then a crop of more than
+/// there is.
+fn choose_transforms(style: usize, count: usize, file: &SimulatedFile) -> Vec<Transform> {
+    let (count, height, width) = (count as u32, file.height, file.width);
+    match style {
+        2 => vec![Transform::Crop { top: count % 4 / 3, left: count % (width + 1), height, width: 1 }],
+        3 => vec![
+            Transform::Resize { height: 1 + count % 3, width },
+            Transform::CenterCrop { height: 1, width },
+        ],
+        _ => Vec::new(),
+    }
 }
 
 /// A selection in one of its shapes, and the frames that it means; none where it is not valid.
@@ -242,8 +264,9 @@ fn flood(world: &mut World, client: usize, program: &mut Program<'_>) {
     };
     let (file, frame) = (&world.files[file], program.below(world.files[file].frame_count as usize) as u64);
     let (height, width, dtype) = (file.height, file.width, Dtype::Uint8);
-    let expected = ExpectedPart { stamps: vec![file.stamp(frame)], height, width, dtype };
-    let part = Part { source, wanted: Wanted::PlayedAt(frame as f64), dtype };
+    let transforms = Transforms::default();
+    let expected = ExpectedPart { stamps: vec![file.stamp(frame)], transforms, height, width, dtype };
+    let part = Part { source, wanted: Wanted::PlayedAt(frame as f64), dtype, transforms: Vec::new() };
     let request = Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
     for _ in 0..70 {
         world.ask(client, &request, Expected::Frames(vec![expected.clone()]), &[]);
@@ -298,7 +321,12 @@ mod tests {
             world.answer_everything().await;
             let (source, _) = world.sources_of(0).unwrap()[0];
             let memory = MemoryRange { offset_bytes: 0, count: 1 << 20 };
-            let part = Part { source, wanted: Wanted::IndicesInMemory(memory), dtype: Dtype::Uint8 };
+            let part = Part {
+                source,
+                wanted: Wanted::IndicesInMemory(memory),
+                dtype: Dtype::Uint8,
+                transforms: Vec::new(),
+            };
             let request =
                 Request::GetFrames(GetFrames { parts: vec![part], priority: 0, timeout_millis: None });
             for _ in 0..2 {

@@ -6,6 +6,7 @@
 pub mod cpu;
 
 use reeld_protocol::message::Dtype;
+use reeld_protocol::{Transform, Transforms};
 
 use super::failure::Failure;
 use super::media::Rotation;
@@ -28,8 +29,12 @@ pub trait Device {
 
     /// Writes a picture as red, green, blue into `destination`, which is exactly as long as `look` needs.
     /// Never reads from it.
-    fn convert(&mut self, picture: &Self::Picture, look: Look, destination: &mut [u8])
-    -> Result<(), Failure>;
+    fn convert(
+        &mut self,
+        picture: &Self::Picture,
+        look: &Look,
+        destination: &mut [u8],
+    ) -> Result<(), Failure>;
 }
 
 /// A decoded picture.
@@ -79,13 +84,15 @@ pub enum Sent {
 }
 
 /// How a frame shall look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Look {
     /// How pictures of this stream are turned.
     pub rotation: Rotation,
-    /// Pixels after rotation.
+    /// What is done to the turned picture.
+    pub transforms: Transforms,
+    /// Pixels after all transforms.
     pub width: u32,
-    /// Pixels after rotation.
+    /// Pixels after all transforms.
     pub height: u32,
     /// Type of the values.
     pub dtype: Dtype,
@@ -97,12 +104,30 @@ impl Look {
         u64::from(self.width) * u64::from(self.height) * 3 * self.dtype.bytes()
     }
 
-    /// Refuses a picture whose size after rotation is not what there is room for.
+    /// Refuses a picture of which this look makes another size than there is room for: where its own is not
+    /// what the header says and no resizing makes up for it.
     pub fn check_size(&self, coded_size: (i32, i32)) -> Result<(), Failure> {
         let (width, height) = self.rotation.apply(coded_size);
-        if (i64::from(width), i64::from(height)) == (i64::from(self.width), i64::from(self.height)) {
+        let size = (u32::try_from(width).unwrap_or(0), u32::try_from(height).unwrap_or(0));
+        let (width, height) = self.transforms.as_slice().iter().try_fold(size, size_after)?;
+        if (width, height) == (self.width, self.height) {
             return Ok(());
         }
         Err(Failure::OtherSize { width, height, expected_width: self.width, expected_height: self.height })
     }
+}
+
+/// Width and height after a transform. A crop that would begin too far right or down begins earlier.
+fn size_after((width, height): (u32, u32), transform: &Transform) -> Result<(u32, u32), Failure> {
+    let (result_height, result_width) = transform.result_size();
+    match transform {
+        Transform::Resize { .. } => {}
+        Transform::Crop { .. } | Transform::CenterCrop { .. } => {
+            if result_width > width || result_height > height {
+                let (crop_width, crop_height) = (result_width, result_height);
+                return Err(Failure::SmallerThanCrop { width, height, crop_width, crop_height });
+            }
+        }
+    }
+    Ok((result_width, result_height))
 }

@@ -64,6 +64,7 @@ fn describe_video(stream: Stream<'_>) -> VideoHeader {
         color_space: stream.color_space(),
         color_transfer_characteristic: stream.color_transfer(),
         pixel_format: stream.pixel_format(),
+        bit_depth: stream.bit_depth(),
     }
 }
 

@@ -1,25 +1,25 @@
-//! Which conversion a picture needs, and the prepared converters of the last few picture formats.
+//! Converting pictures into frames, with the prepared converters of the last few picture formats and looks.
 //!
-//! The rule is TorchCodec's, because the two ways differ in single values: libswscale directly where no
-//! rotation is needed and the width is a multiple of 32, else a filter graph with libswscale inside.
-//!
-//! What does not live here: resizing and cropping; frames have the stream's own size.
+//! What does not live here: which means a look needs; see `recipe`.
 
 use std::collections::VecDeque;
 
 use reeld_protocol::message::Dtype;
 use reeld_protocol::metadata::Rational;
 
+use super::recipe::{Means, Recipe};
 use crate::engine::device::Look;
 use crate::engine::failure::Failure;
-use crate::engine::media::Rotation;
-use crate::ffi::{FilterGraph, FilterGraphConfig, Picture, PictureFormat, PixelLayout, Scaler, ScalerConfig};
+use crate::ffi::{
+    FfmpegError, FilterGraph, FilterGraphConfig, Picture, PictureFormat, PixelLayout, Scaler, ScalerConfig,
+    Window,
+};
 
 /// Converters that are kept. A stream needs one or two; making one costs 0.1 to 1 ms, keeping it some 100 KB.
 const CONVERTERS_MAX: usize = 16;
 
-/// libswscale's fast loops write whole vectors: rows of other widths would overrun into the next one.
-const DIRECT_WIDTH_MULTIPLE: i32 = 32;
+/// Memory for steps on the way that is kept for the next picture: enough for 8K. A look may need far more once.
+const SCRATCH_BYTES_MAX: usize = 256 << 20;
 
 /// Filters pass times through; the ticks' length has no influence on pixels.
 const TIME_BASE: Rational = Rational { numerator: 1, denominator: 1_000_000 };
@@ -30,45 +30,53 @@ pub struct Converters {
     converters: VecDeque<(Key, Converter)>,
     /// Sixteen-bit values on their way to floating point. Never the destination: that is only written.
     scratch: Vec<u8>,
+    /// The converted picture on its way to another size.
+    between: Option<Picture>,
 }
 
 /// What a converter is made for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Key {
     source: PictureFormat,
-    rotation: Rotation,
     layout: PixelLayout,
+    means: Means,
 }
 
 enum Converter {
     Direct(Scaler),
+    Resized { conversion: Scaler, resizing: Scaler },
     Filtered(FilterGraph),
 }
 
 impl Converters {
     /// Converts a picture, with a converter that is prepared already if possible.
-    pub fn convert(&mut self, picture: &Picture, look: Look, destination: &mut [u8]) -> Result<(), Failure> {
+    pub fn convert(&mut self, picture: &Picture, look: &Look, destination: &mut [u8]) -> Result<(), Failure> {
         let source = picture.format();
         look.check_size((source.width, source.height))?;
         let layout = match look.dtype {
             Dtype::Uint8 => PixelLayout::Rgb24,
             Dtype::Float32 => PixelLayout::Rgb48,
         };
-        let key = Key { source, rotation: look.rotation, layout };
-        self.prepare(key, picture)?;
-        let Some((_, converter)) = self.converters.front_mut() else {
+        let Recipe { means, window } = Recipe::new((source.width, source.height), look, layout);
+        self.prepare(Key { source, layout, means }, picture)?;
+        let Converters { converters, scratch, between } = self;
+        let Some((_, converter)) = converters.front_mut() else {
             return Ok(());
         };
-        let row_bytes = look.width as usize * layout.pixel_bytes();
+        let mut work = Work { picture, layout, window, between };
         match look.dtype {
-            Dtype::Uint8 => converter.write(picture, row_bytes, destination),
+            Dtype::Uint8 => converter.write(&mut work, destination)?,
             Dtype::Float32 => {
-                self.scratch.resize(row_bytes * look.height as usize, 0);
-                converter.write(picture, row_bytes, &mut self.scratch)?;
-                scale_to_unit(&self.scratch, destination);
-                Ok(())
+                let bytes = window.width * window.height * layout.pixel_bytes();
+                let out_of_memory = |_| FfmpegError::out_of_memory("convert a picture to floating point");
+                scratch.try_reserve(bytes.saturating_sub(scratch.len())).map_err(out_of_memory)?;
+                scratch.resize(bytes, 0);
+                converter.write(&mut work, scratch)?;
+                scale_to_unit(scratch, destination);
             }
         }
+        self.shed();
+        Ok(())
     }
 
     /// Brings the converter for `key` to the front, making it if need be.
@@ -82,48 +90,75 @@ impl Converters {
             }
             None => {
                 self.converters.truncate(CONVERTERS_MAX - 1);
-                self.converters.push_front((key, Converter::new(key, picture)?));
+                let converter = Converter::new(&key, picture)?;
+                self.converters.push_front((key, converter));
             }
         }
         Ok(())
     }
+
+    /// Gives back what an unusually large frame has taken.
+    fn shed(&mut self) {
+        if self.scratch.capacity() > SCRATCH_BYTES_MAX {
+            self.scratch = Vec::new();
+        }
+        self.between.take_if(|between| between.bytes() > SCRATCH_BYTES_MAX);
+    }
+}
+
+/// One conversion: from which picture to which part of what is made of it.
+struct Work<'a> {
+    picture: &'a Picture,
+    layout: PixelLayout,
+    window: Window,
+    between: &'a mut Option<Picture>,
+}
+
+impl Work<'_> {
+    /// A picture for the converted pixels at the source's size: the last one's, where it has that size.
+    fn between(&mut self) -> Result<&mut Picture, FfmpegError> {
+        let PictureFormat { width, height, .. } = self.picture.format();
+        let format = PictureFormat::rgb(self.layout, width, height);
+        let picture = match self.between.take().filter(|between| between.format() == format) {
+            Some(between) => between,
+            None => Picture::new(self.layout, width, height)?,
+        };
+        Ok(self.between.insert(picture))
+    }
 }
 
 impl Converter {
-    fn new(key: Key, picture: &Picture) -> Result<Self, Failure> {
-        let Key { source, rotation, layout } = key;
-        if rotation == Rotation::None && source.width % DIRECT_WIDTH_MULTIPLE == 0 {
-            return Ok(Converter::Direct(Scaler::new(ScalerConfig { source, layout })?));
-        }
-        let graph = FilterGraph::new(FilterGraphConfig {
-            source,
-            sample_aspect_ratio: picture.sample_aspect_ratio(),
-            time_base: TIME_BASE,
-            filters: filters(layout, rotation),
-        })?;
-        Ok(Converter::Filtered(graph))
+    fn new(key: &Key, picture: &Picture) -> Result<Self, Failure> {
+        let &Key { source, layout, ref means } = key;
+        Ok(match means {
+            Means::Direct => Converter::Direct(Scaler::new(ScalerConfig::converting(source, layout))?),
+            &Means::Resized { width, height } => {
+                let conversion = Scaler::new(ScalerConfig::converting(source, layout))?;
+                let between = PictureFormat::rgb(layout, source.width, source.height);
+                let resizing = Scaler::new(ScalerConfig { source: between, layout, width, height })?;
+                Converter::Resized { conversion, resizing }
+            }
+            Means::Filtered(filters) => Converter::Filtered(FilterGraph::new(FilterGraphConfig {
+                source,
+                sample_aspect_ratio: picture.sample_aspect_ratio(),
+                time_base: TIME_BASE,
+                filters,
+            })?),
+        })
     }
 
-    fn write(&mut self, picture: &Picture, row_bytes: usize, destination: &mut [u8]) -> Result<(), Failure> {
+    fn write(&mut self, work: &mut Work<'_>, destination: &mut [u8]) -> Result<(), Failure> {
+        let Work { picture, layout, window, .. } = *work;
         match self {
             Converter::Direct(scaler) => scaler.convert(picture, destination)?,
-            Converter::Filtered(graph) => graph.convert(picture)?.copy_rows(row_bytes, destination),
+            Converter::Resized { conversion, resizing } => {
+                let between = work.between()?;
+                conversion.convert_to(picture, between)?;
+                resizing.convert(between, destination)?;
+            }
+            Converter::Filtered(graph) => graph.convert(picture)?.copy_window(layout, window, destination),
         }
         Ok(())
-    }
-}
-
-/// Rotation comes after the conversion, as in TorchCodec: turning YUV first would move the chroma samples.
-fn filters(layout: PixelLayout, rotation: Rotation) -> &'static str {
-    match (layout, rotation) {
-        (PixelLayout::Rgb24, Rotation::None) => "format=rgb24",
-        (PixelLayout::Rgb24, Rotation::CounterClockwise) => "format=rgb24,transpose=cclock",
-        (PixelLayout::Rgb24, Rotation::Half) => "format=rgb24,hflip,vflip",
-        (PixelLayout::Rgb24, Rotation::Clockwise) => "format=rgb24,transpose=clock",
-        (PixelLayout::Rgb48, Rotation::None) => "format=rgb48",
-        (PixelLayout::Rgb48, Rotation::CounterClockwise) => "format=rgb48,transpose=cclock",
-        (PixelLayout::Rgb48, Rotation::Half) => "format=rgb48,hflip,vflip",
-        (PixelLayout::Rgb48, Rotation::Clockwise) => "format=rgb48,transpose=clock",
     }
 }
 

@@ -1,8 +1,9 @@
-//! The CPU: FFmpeg's software decoders, and the two ways to RGB whose results are TorchCodec's to the bit.
+//! The CPU: FFmpeg's software decoders, and the ways to RGB whose results are TorchCodec's to the bit.
 //!
 //! What does not live here: FFmpeg's pointers; those stay in `ffi`.
 
 mod convert;
+mod recipe;
 
 pub use convert::Converters;
 
@@ -32,7 +33,7 @@ impl Device for CpuDevice {
     fn convert(
         &mut self,
         picture: &Self::Picture,
-        look: Look,
+        look: &Look,
         destination: &mut [u8],
     ) -> Result<(), Failure> {
         self.converters.convert(picture, look, destination)
