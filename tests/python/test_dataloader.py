@@ -5,8 +5,10 @@ Each case of the matrix is a training program of its own, `trainer.py`, in a pro
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,8 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from reeld.torch import VideoClips
-from support import TWENTY, Daemon, VideoDecoder, eventually, reference_digests
+import torch
+from reeld.torch import VideoClips, collate
+from support import TWENTY, Daemon, VideoDecoder, digest, eventually, reference_digests
+from torch.utils.data import DataLoader, Dataset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
@@ -196,3 +200,109 @@ def test_the_matrix(paths: list[str], daemon: Daemon, case: Case) -> None:
     assert end["worker_count"] >= case.workers
     assert (end["left"], end["open_files"]) == ([], [])
     assert (end["leases_held"], end["leases_deferred"]) == (0, 0)
+
+
+# --------------------------------------------------------------- what else trainers do, in this process
+
+
+class Tensors(Dataset[tuple[torch.Tensor, int]]):
+    """Frames of several videos as bare tensors, with the numbers of their videos."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.decoders = [VideoDecoder(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self.decoders)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        """One frame of each video."""
+        return self.decoders[number][number], number
+
+
+class Preloaded(Dataset[tuple[int, str, torch.Tensor]]):
+    """Frames that were decoded before any worker was there, with what the worker finds in them."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.frames = [VideoDecoder(path).get_frame_at(number) for number, path in enumerate(paths)]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, number: int) -> tuple[int, str, torch.Tensor]:
+        """The number, the digest that this process sees, and the pixels."""
+        return number, digest(self.frames[number].data), self.frames[number].data
+
+
+def moved_to_device(batch: Any, device: torch.device) -> Any:
+    """What Lightning does with a batch: whatever has a method `to` is moved, collections are gone through."""
+    if callable(getattr(batch, "to", None)):
+        moved = batch.to(device, **({"non_blocking": True} if isinstance(batch, torch.Tensor) else {}))
+        return batch if moved is None else moved
+    if isinstance(batch, dict):
+        return {key: moved_to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(moved_to_device(value, device) for value in batch)
+    return batch
+
+
+@pytest.mark.parametrize("worker_count", [0, 2])
+def test_the_default_collate_gets_right_frames(paths: list[str], worker_count: int) -> None:
+    options: dict[str, Any] = {}
+    if worker_count:
+        options = {"persistent_workers": True, "prefetch_factor": 3, "multiprocessing_context": "fork"}
+    loader = DataLoader(Tensors(paths), batch_size=3, shuffle=True, num_workers=worker_count, **options)
+    for _epoch in range(2):
+        seen = {}
+        for frames, numbers in loader:
+            seen.update(zip(numbers.tolist(), map(digest, frames), strict=True))
+        assert seen == {number: expected_digests(path)[number] for number, path in enumerate(paths)}
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.full)])
+def test_frames_that_were_there_before_the_workers_are_right_in_them(paths: list[str], method: str) -> None:
+    dataset = Preloaded(paths)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method)
+    for _epoch in range(2):
+        for numbers, seen_by_worker, frames in loader:
+            expected = [expected_digests(paths[number])[number] for number in numbers.tolist()]
+            assert list(seen_by_worker) == expected
+            assert [digest(frame) for frame in frames] == expected
+    # The frames are this process's still.
+    assert [digest(frame.data) for frame in dataset.frames] == [
+        expected_digests(path)[number] for number, path in enumerate(paths)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator:UserWarning")
+@pytest.mark.parametrize("worker_count", [0, 2])
+def test_batches_are_pinned_and_moved_as_lightning_does(paths: list[str], worker_count: int) -> None:
+    dataset = VideoClips(paths, frames_per_clip=2, targets=range(20))
+    options: dict[str, Any] = {"multiprocessing_context": "fork"} if worker_count else {}
+    loader = DataLoader(
+        dataset, batch_size=5, num_workers=worker_count, collate_fn=collate, pin_memory=True, **options
+    )
+    for batch in loader:
+        clips, numbers = moved_to_device(batch, torch.device("cpu"))
+        assert clips.data.is_pinned() == torch.accelerator.is_available()
+        for number, clip in zip(numbers.tolist(), clips.data, strict=True):
+            assert [digest(frame) for frame in clip] == expected_digests(paths[number])[:2]
+        elsewhere, _ = moved_to_device(batch, torch.device("meta"))
+        assert elsewhere.data.device.type == "meta"
+
+
+def test_a_batch_that_a_worker_made_lives_longer_than_the_worker(paths: list[str], daemon: Daemon) -> None:
+    dataset = VideoClips(paths, frames_per_clip=2, targets=range(20))
+    loader = DataLoader(
+        dataset, batch_size=5, num_workers=2, collate_fn=collate, multiprocessing_context="fork"
+    )
+    batches = list(loader)
+    assert multiprocessing.active_children() == []
+    found = {
+        number: [digest(frame) for frame in clip]
+        for clips, numbers in batches
+        for number, clip in zip(numbers.tolist(), clips.data, strict=True)
+    }
+    assert found == {number: expected_digests(path)[:2] for number, path in enumerate(paths)}
+    del batches
+    gc.collect()
+    eventually(lambda: daemon.lease_count() == 0, "nothing of the workers is left")
