@@ -48,6 +48,14 @@ def times_tensor(times: bytearray | Sequence[float]) -> torch.Tensor:
     return torch.tensor(list(times), dtype=torch.float64)
 
 
+def indices_tensor(indices: list[int]) -> torch.Tensor:
+    """Int64 values."""
+    torch = _torch_module()
+    if torch is None:
+        return cast("torch.Tensor", np.array(indices, dtype=np.int64))
+    return torch.tensor(indices, dtype=torch.int64)
+
+
 def empty_frames(height: int, width: int, dtype: str, *, channels_first: bool) -> torch.Tensor:
     """Zero frames, laid out as any other number of frames."""
     torch = _torch_module()

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
-from reeld import _arrays, client, transforms as decoder_transforms
+from reeld import _arrays, client
+from reeld import transforms as decoder_transforms
 from reeld._bounds import MappedBounds, StreamBounds, as_seconds
 from reeld._native import Wanted
 from reeld.decoders._cpu_fallback import CpuFallbackStatus
@@ -86,9 +87,9 @@ class VideoDecoder:
         device: ``"cpu"``, or None for torch's default device.
         seek_mode: ``"exact"`` finds frames by an index of the whole file, which the daemon makes once;
             ``"approximate"`` by arithmetic on what the header says.
-        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`, TorchCodec's, or
-            torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``. ``metadata`` still tells the
-            size before them.
+        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`,
+            TorchCodec's, or torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``.
+            ``metadata`` still tells the size before them.
         output_dtype: ``uint8`` for values in [0, 255] or ``float32`` for values in [0, 1]: torch's dtype,
             numpy's, or its name; or ``"auto"``, which is ``float32`` for videos of more than 8 bits.
         custom_frame_mappings: All frames of the stream, if they are known already: JSON as ``ffprobe
@@ -202,6 +203,23 @@ class VideoDecoder:
         if isinstance(key, slice):
             return self.get_frames_in_range(key.start, key.stop, key.step).data
         raise ArgumentTypeError(f"Unsupported key type {type(key).__name__}: use an integer or a slice.")
+
+    @property
+    def key_frame_indices(self) -> torch.Tensor:
+        """The indices of the frames that decoding can begin at, ascending: int64 (N,).
+
+        A frame costs the less, the fewer frames lie between the last of these before it and itself. Each
+        access asks the daemon.
+
+        Raises:
+            UnsupportedError: The decoder was made with ``seek_mode="approximate"``, which does not know them.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> VideoDecoder(video_path).key_frame_indices.tolist()
+            [0, 25]
+        """
+        return _arrays.indices_tensor(self._native.key_frames())
 
     def get_frame_at(self, index: SupportsIndex) -> Frame:
         """The frame with this index.
@@ -377,6 +395,10 @@ class VideoDecoder:
             True
         """
         return self.get_frames_played_in_range(self._bounds.begin_seconds, self._bounds.end_seconds, fps)
+
+    def _get_key_frame_indices(self) -> torch.Tensor:
+        """TorchCodec's private name of `key_frame_indices`; see `reeld.compat`."""
+        return self.key_frame_indices
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self._path or self._content(), self._options, client.explicit_socket())
