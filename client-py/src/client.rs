@@ -2,6 +2,7 @@
 //!
 //! Which one is used where none is named is not decided here but in Python's `client.py`.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use pyo3::exceptions::PyValueError;
@@ -9,7 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use reeld_client::{Dtype, DtypeChoice, MediaSource, OpenOptions, SeekMode};
 
+use crate::mapping::FrameMapping;
 use crate::pending::duration;
+use crate::spool::{Spool, duplicate};
 use crate::status;
 use crate::video::Video;
 use crate::wait::interruptibly;
@@ -22,8 +25,10 @@ pub(crate) struct Client {
 
 /// What a decoder is made from.
 #[derive(FromPyObject)]
-enum Source {
-    Bytes(Vec<u8>),
+enum Source<'py> {
+    Spool(Bound<'py, Spool>),
+    /// A descriptor that its owner keeps, and how messages call the file.
+    OpenFile(RawFd, String),
     Path(PathBuf),
 }
 
@@ -58,15 +63,17 @@ impl Client {
         Ok(Client { client: interruptibly(py, move || builder.connect())? })
     }
 
-    #[pyo3(signature = (source, *, stream, seek_mode, dtype, thread_count))]
+    #[pyo3(signature = (source, *, stream, seek_mode, dtype, thread_count, mapping=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are the keywords of a call in Python")]
     fn open(
         &self,
         py: Python<'_>,
-        source: Source,
+        source: Source<'_>,
         stream: Option<u32>,
         seek_mode: &str,
         dtype: &str,
         thread_count: u16,
+        mapping: Option<PyRef<'_, FrameMapping>>,
     ) -> PyResult<Video> {
         let seek_mode = match seek_mode {
             "exact" => SeekMode::Exact,
@@ -80,10 +87,12 @@ impl Client {
             other => return Err(PyValueError::new_err(format!("there is no dtype {other:?}"))),
         };
         let source = match source {
-            Source::Bytes(bytes) => MediaSource::Bytes(bytes),
+            Source::Spool(spool) => MediaSource::Spool(spool.borrow_mut().take()?),
+            Source::OpenFile(fd, label) => MediaSource::File(duplicate(fd)?, label),
             Source::Path(path) => MediaSource::Path(path),
         };
-        let options = OpenOptions { stream, seek_mode, dtype, thread_count };
+        let mapping = mapping.map(|mapping| mapping.mapping.clone());
+        let options = OpenOptions { stream, seek_mode, dtype, thread_count, mapping };
         let client = self.client.clone();
         Ok(Video::new(interruptibly(py, move || client.open(source, options))?))
     }

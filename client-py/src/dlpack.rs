@@ -1,7 +1,7 @@
 //! DLPack: how frames become tensors of other libraries without a copy. The layout of these structs is that
 //! of DLPack's header, for both kinds of capsule that consumers know.
 //!
-//! All `unsafe` of this crate is in this file. Which memory is exported, and with which shape, is not
+//! All `unsafe` of this crate is in this file and in `spool.rs`. Which memory is exported, and with which shape, is not
 //! decided here but in `pixels.rs`.
 
 use std::ffi::{CStr, c_void};

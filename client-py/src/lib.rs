@@ -1,5 +1,6 @@
 //! The native module `reeld._native`: the Rust client as Python sees it. The way of a call: `client.rs` opens
-//! a `video.rs`, which is asked for what a `wanted.rs` says, perhaps in another shape (`transform.rs`); a `pending.rs` or `wait.rs` waits for the reply,
+//! a `video.rs`, from a `spool.rs` where there is no file and with a `mapping.rs` where the caller has one. That is asked
+//! for what a `wanted.rs` says, perhaps in another shape (`transform.rs`); a `pending.rs` or `wait.rs` waits for the reply,
 //! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`.
 //!
 //! The interface for callers does not live here but in `python/reeld`.
@@ -7,9 +8,11 @@
 mod client;
 mod dlpack;
 mod error;
+mod mapping;
 mod part;
 mod pending;
 mod pixels;
+mod spool;
 mod status;
 mod transform;
 mod video;
@@ -24,11 +27,15 @@ mod _native {
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]
+    use crate::mapping::FrameMapping;
+    #[pymodule_export]
     use crate::part::Part;
     #[pymodule_export]
     use crate::pending::{Pending, submit};
     #[pymodule_export]
     use crate::pixels::Pixels;
+    #[pymodule_export]
+    use crate::spool::Spool;
     #[pymodule_export]
     use crate::transform::Transform;
     #[pymodule_export]

@@ -3,9 +3,9 @@
 //! How metadata are shown to callers is not decided here but in Python's `metadata.py`.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 use reeld_client::Dtype;
-use reeld_client::metadata::MediaType;
+use reeld_client::metadata::{EffectiveMetadata, MediaType};
 
 use crate::error::range_error;
 use crate::part::Part;
@@ -24,8 +24,12 @@ impl Video {
     /// The fields of Python's `VideoStreamMetadata`.
     fn description<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let metadata = self.video.metadata();
-        let (stream, video, effective) = (metadata.stream(), metadata.video(), metadata.effective());
-        let content = metadata.content();
+        let (stream, video) = (metadata.stream(), metadata.video());
+        // A mapping is not what the file's metadata says, and TorchCodec shows the latter.
+        let (content, effective) = match self.video.options().mapping {
+            Some(_) => (None, &EffectiveMetadata::approximate(stream, video, metadata.media())),
+            None => (metadata.content(), metadata.effective()),
+        };
         let ratio = video.sample_aspect_ratio;
         let fields = PyDict::new(py);
         fields.set_item("duration_seconds_from_header", stream.duration_seconds_from_header)?;
@@ -79,6 +83,20 @@ impl Video {
             Dtype::Uint8 => "uint8",
             Dtype::Float32 => "float32",
         }
+    }
+
+    /// What the mapping says where the video was opened with one: number of frames, begin and end in seconds.
+    fn mapped_bounds(&self) -> Option<(u64, f64, f64)> {
+        self.video.options().mapping.as_ref()?;
+        let content = self.video.metadata().content()?;
+        Some((content.num_frames, content.begin_stream_seconds, content.end_stream_seconds))
+    }
+
+    /// The content of the source; none where it has more bytes than that.
+    fn content<'py>(&self, py: Python<'py>, bytes_max: u64) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let video = self.video.clone();
+        let content = interruptibly(py, move || video.content(bytes_max))?;
+        Ok(content.map(|content| PyBytes::new(py, &content)))
     }
 
     /// The most bytes that this process's results may have together.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{GetFrames, GetKeyFrames, OpenSource, Part, Request, Wanted};
+use reeld_protocol::message::{GetFrames, GetKeyFrames, OpenSource, Part, Request, SeekMode, Wanted};
 use reeld_protocol::{SourceId, StreamIndex};
 
 use crate::bulk::Bulk;
 use crate::calls::Expected;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::mapping::FrameMapping;
 use crate::options::OpenOptions;
 use crate::source::SourceFile;
 use crate::video::Video;
@@ -21,7 +22,7 @@ use crate::video::Video;
 pub(crate) enum Ask {
     Open {
         file: SourceFile,
-        options: OpenOptions,
+        options: Box<OpenOptions>,
     },
     Frames {
         parts: Vec<(Video, Wanted)>,
@@ -124,11 +125,12 @@ pub(crate) fn open_source(file: &SourceFile, options: &OpenOptions) -> Said {
     let request = Request::OpenSource(OpenSource {
         label: file.label.clone(),
         stream: options.stream.map(StreamIndex),
-        seek_mode: options.seek_mode,
+        seek_mode: if options.mapping.is_some() { SeekMode::Mapped } else { options.seek_mode },
         is_memory: file.is_memory,
         thread_count: options.thread_count,
     });
-    (request, vec![Arc::clone(&file.fd)])
+    let mapping = options.mapping.as_ref().map(FrameMapping::memory);
+    (request, std::iter::once(Arc::clone(&file.fd)).chain(mapping).collect())
 }
 
 /// What is left until a deadline, as it travels: whole milliseconds, rounded up so that a short time is

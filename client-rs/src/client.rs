@@ -329,7 +329,8 @@ impl Client {
         file: SourceFile,
         options: OpenOptions,
     ) -> Result<(Arc<Connection>, SourceOpened), Error> {
-        let answered = Call::start(self.clone(), Ask::Open { file, options }, None)?.wait_answered()?;
+        let answered = Call::start(self.clone(), Ask::Open { file, options: Box::new(options) }, None)?
+            .wait_answered()?;
         match answered.answer {
             Answer::SourceOpened(opened) => Ok((answered.connection, *opened)),
             Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) => {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use reeld_protocol::message::{Dtype, SeekMode, Wanted};
 use reeld_protocol::metadata::VideoHeader;
 
+use crate::mapping::FrameMapping;
+
 /// How a video is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Absolute index of the stream in its container; none means the one that FFmpeg prefers.
     pub stream: Option<u32>,
@@ -20,11 +22,19 @@ pub struct OpenOptions {
     pub dtype: DtypeChoice,
     /// Decoder threads that the caller would like; 0 leaves it to the daemon. A hint.
     pub thread_count: u16,
+    /// Where the frames are, if that is known already: in place of a scan of the file, and of `seek_mode`.
+    pub mapping: Option<FrameMapping>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { stream: None, seek_mode: SeekMode::Exact, dtype: Dtype::Uint8.into(), thread_count: 0 }
+        OpenOptions {
+            stream: None,
+            seek_mode: SeekMode::Exact,
+            dtype: Dtype::Uint8.into(),
+            thread_count: 0,
+            mapping: None,
+        }
     }
 }
 
@@ -59,6 +69,12 @@ impl OpenOptions {
     /// ```
     pub fn dtype(mut self, dtype: impl Into<DtypeChoice>) -> Self {
         self.dtype = dtype.into();
+        self
+    }
+
+    /// Says where the frames are.
+    pub fn mapping(mut self, mapping: FrameMapping) -> Self {
+        self.mapping = Some(mapping);
         self
     }
 

@@ -14,6 +14,7 @@ use reeld_protocol::frame::OutgoingFd;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::error::Error;
+use crate::spool::Spool;
 
 /// Where media come from.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub enum MediaSource {
     File(File, String),
     /// A whole file in memory. It is copied once, into memory that the daemon reads.
     Bytes(Vec<u8>),
+    /// A whole file that was written piece by piece. It is not copied again.
+    Spool(Spool),
 }
 
 impl From<&Path> for MediaSource {
@@ -80,6 +83,12 @@ impl From<&[u8]> for MediaSource {
     }
 }
 
+impl From<Spool> for MediaSource {
+    fn from(spool: Spool) -> Self {
+        MediaSource::Spool(spool)
+    }
+}
+
 /// The longest label that is sent, in bytes: as long as a path may be.
 const LABEL_BYTES_MAX: usize = 4096;
 
@@ -113,6 +122,11 @@ impl SourceFile {
                     SealedMemfd::new("reeld-source", &bytes).map_err(|error| Error::io(&label, error))?;
                 (memfd.into_fd(), label, true)
             }
+            MediaSource::Spool(spool) => {
+                let label = spool.label();
+                let (fd, is_memory) = spool.finish().map_err(|error| Error::io(&label, error))?;
+                (fd, label, is_memory)
+            }
         };
         // Sealed memory cannot change. A file that cannot be examined is left to the daemon to refuse.
         let first_seen = if is_memory { None } else { version(fd.as_fd()).ok() };
@@ -128,6 +142,27 @@ impl SourceFile {
             Ok(_) => Err(self.changed()),
             Err(error) => Err(Error::io(&self.label, error)),
         }
+    }
+
+    /// All bytes, if they are not more than that. Leaves the position that the descriptor shares with others.
+    pub(crate) fn content(&self, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
+        let failed = |errno: rustix::io::Errno| Error::io(&self.label, errno);
+        let length = rustix::fs::fstat(&self.fd).map_err(failed)?.st_size as u64;
+        if length > bytes_max {
+            return Ok(None);
+        }
+        let mut content = vec![0; length as usize];
+        let mut read = 0;
+        while read < content.len() {
+            match rustix::io::pread(&self.fd, &mut content[read..], read as u64) {
+                Ok(0) => return Err(self.changed()),
+                Ok(more) => read += more,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        self.check_unchanged()?;
+        Ok(Some(content))
     }
 
     pub(crate) fn changed(&self) -> Error {

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reeld_protocol::message::{Dtype, KEY_FRAMES_PER_REPLY_MAX, SourceOpened, Wanted};
+use reeld_protocol::message::{Dtype, KEY_FRAMES_PER_REPLY_MAX, SeekMode, SourceOpened, Wanted};
 use reeld_protocol::{SourceId, Transform, Transforms};
 
 use crate::ask;
@@ -91,8 +91,12 @@ impl Video {
     }
 
     pub(crate) fn new(client: Client, source: MediaSource, options: OpenOptions) -> Result<Video, Error> {
+        if options.mapping.is_some() && options.seek_mode == SeekMode::Approximate {
+            let message = "a mapping says exactly where frames are: leave SeekMode::Approximate out";
+            return Err(Error::InvalidRequest(message.into()));
+        }
         let file = SourceFile::open(source)?;
-        let (connection, opened) = client.open_source(file.clone(), options)?;
+        let (connection, opened) = client.open_source(file.clone(), options.clone())?;
         let source = opened.source;
         let metadata = VideoMetadata::new(opened)?;
         let (dtype, frame_size) =
@@ -181,6 +185,14 @@ impl Video {
     /// Type of the values of returned pixels.
     pub fn dtype(&self) -> Dtype {
         self.shared.dtype
+    }
+
+    /// The content of the source, read through the descriptor that was passed; none where it has more bytes than that.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::SourceChanged`] if it was changed after it was opened.
+    pub fn content(&self, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
+        self.shared.file.content(bytes_max)
     }
 
     /// One frame by index; negative ones count from the end.

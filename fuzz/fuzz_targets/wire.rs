@@ -1,5 +1,5 @@
 //! Everything that reads bytes from another process: frames with their descriptors, the handshake, the messages of
-//! both directions, what broker and engine say to each other, the index.
+//! both directions, what broker and engine say to each other, the index, mappings.
 //!
 //! What can be read must come back as it went: encoded again and read again it is the same. That no length prefix
 //! makes us reserve memory is held by the limit on allocations that script/fuzz sets.
@@ -15,6 +15,7 @@ use reeld_daemon::link::index::Index;
 use reeld_daemon::link::{EngineReply, EngineRequest};
 use reeld_protocol::frame::{FrameReader, Received};
 use reeld_protocol::handshake::{Hello, Refusal, Welcome};
+use reeld_protocol::mapping;
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::{BODY_BYTES_MAX, HEADER_BYTES, Header};
 use rustix::net::RecvFlags;
@@ -117,6 +118,9 @@ fuzz_target!(|bytes: &[u8]| {
         2 => {
             if let Ok(index) = Index::from_bytes(body) {
                 assert_eq!(Index::from_bytes(&index.to_bytes()).ok(), Some(index));
+            }
+            if let Ok(frames) = mapping::from_bytes(body) {
+                assert_eq!(mapping::to_bytes(&frames).ok().as_deref(), Some(body));
             }
         }
         3 => {

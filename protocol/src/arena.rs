@@ -50,8 +50,9 @@ impl From<rustix::io::Errno> for ArenaError {
     }
 }
 
-/// Makes a memfd. It has no name in the file system and goes with its last descriptor and mapping.
-fn create_memfd(name: &str, bytes: u64) -> io::Result<OwnedFd> {
+/// Makes a memfd that can be sealed. It has no name in the file system and goes with its last descriptor and
+/// mapping.
+pub fn create_memfd(name: &str, bytes: u64) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know NOEXEC_SEAL.
     let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -172,6 +173,13 @@ impl SealedMemfd {
         }
         rustix::fs::fcntl_add_seals(&fd, Self::SEALS)?;
         Ok(SealedMemfd { fd, bytes: content.len() as u64 })
+    }
+
+    /// Seals a memfd that was written piece by piece. Nobody may have it mapped for writing.
+    pub fn seal(fd: OwnedFd) -> io::Result<SealedMemfd> {
+        rustix::fs::fcntl_add_seals(&fd, Self::SEALS)?;
+        let bytes = length_of(fd.as_fd())?;
+        Ok(SealedMemfd { fd, bytes })
     }
 
     /// Accepts a memfd from a peer if nobody can change its bytes or length.

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod handshake;
 pub mod header;
 pub mod ids;
+pub mod mapping;
 pub mod message;
 pub mod metadata;
 pub mod socket;

@@ -17,6 +17,8 @@ pub enum SeekMode {
     Exact,
     /// By arithmetic on what the header says, without a scan.
     Approximate,
+    /// By what the client says, in a mapping that travels as the second fd: see [`crate::mapping`].
+    Mapped,
 }
 
 /// Type of one value of a pixel.
@@ -38,7 +40,7 @@ impl Dtype {
     }
 }
 
-/// `OpenSource`: the file travels as the message's one fd, opened for reading.
+/// `OpenSource`: the file travels as the message's first fd, opened for reading.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct OpenSource {
     /// How messages call the file, such as its path. Never opened by the daemon.
@@ -132,7 +134,7 @@ pub struct GetKeyFrames {
 /// What a client asks. Exactly one terminal reply with the same request id answers each.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Request {
-    /// Opens a source; one fd.
+    /// Opens a source; one fd, and the mapping's where there is one.
     OpenSource(OpenSource),
     /// Asks for frames; one fd if a part refers to memory.
     GetFrames(GetFrames),

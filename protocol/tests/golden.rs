@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 
 use reeld_protocol::codec::{decode, encode};
+use reeld_protocol::mapping::{self, MappedFrame};
 use reeld_protocol::message::{
     Dtype, FramesReply, GetFrames, GetKeyFrames, KEY_FRAMES_PER_REPLY_MAX, MemoryRange, Message, OpenSource,
     Part, PartLayout, SeekMode, SourceOpened, Wanted, kind,
@@ -57,7 +58,21 @@ fn open_source() {
         is_memory: false,
         thread_count: 0,
     };
-    assert_golden(&Request::OpenSource(least), kind::OPEN_SOURCE, "0000000000");
+    assert_golden(&Request::OpenSource(least.clone()), kind::OPEN_SOURCE, "0000000000");
+    let mapped = OpenSource { seek_mode: SeekMode::Mapped, ..least };
+    assert_golden(&Request::OpenSource(mapped), kind::OPEN_SOURCE, "0000020000");
+}
+
+#[test]
+fn mapping() {
+    let frame = |pts, is_key| MappedFrame { pts, duration: 512, is_key };
+    let golden = concat!(
+        "5245454c444d5001",
+        "0200000000000000",
+        "feffffffffffffff00020000000000000100000000000000",
+        "000200000000000000020000000000000000000000000000",
+    );
+    assert_eq!(mapping::to_bytes(&[frame(512, false), frame(-2, true)]).unwrap(), bytes(golden));
 }
 
 #[test]

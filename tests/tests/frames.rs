@@ -4,7 +4,8 @@
 
 use std::fs::File;
 
-use reeld_client::{Dtype, Error, Frames, MediaSource, OpenOptions, SeekMode, Video};
+use reeld_client::{Client, Dtype, DtypeChoice, Error, Frames, MediaSource, OpenOptions, RequestOptions};
+use reeld_client::{SeekMode, Transform, Video, Wanted};
 use reeld_tests::{Daemon, Random, Reference, clip};
 
 const CLIP: &str = "h264_bframes.mp4";
@@ -157,6 +158,72 @@ fn float_pixels_are_ffmpegs_16_bit_ones_divided_by_65535() {
         values.iter().map(|value| f32::from(u16::from_le_bytes(*value)) / 65535.0).collect();
     assert_eq!((part.dtype(), part.shape()), (Dtype::Float32, [1, HEIGHT, WIDTH, 3]));
     assert!(part.pixels_f32().unwrap() == expected);
+}
+
+/// Rows of a part of a whole frame.
+fn cut(frame: &[u8], top: usize, left: usize, height: usize, width: usize) -> Vec<u8> {
+    let rows = frame.chunks_exact(WIDTH * 3).skip(top).take(height);
+    rows.flat_map(|row| &row[left * 3..(left + width) * 3]).copied().collect()
+}
+
+#[test]
+fn several_looks_of_one_video_come_by_one_request() {
+    let scene = exact();
+    let Scene { video, reference, .. } = &scene;
+    let crop =
+        |top, left| video.transformed(&[Transform::Crop { top, left, height: 33, width: 21 }]).unwrap();
+    let crops = [crop(0, 0), crop(100, 299)];
+    let middle = crops[1].transformed(&[Transform::CenterCrop { height: 8, width: 10 }]).unwrap();
+    let small = video.transformed(&[Transform::Resize { height: 45, width: 80 }]).unwrap();
+    assert_eq!((middle.frame_height(), middle.frame_width(), middle.transforms().len()), (8, 10, 2));
+    let wanted = || Wanted::Indices(vec![30, 3]);
+    let videos = [video, &crops[0], &crops[1], &middle, &small];
+    let frames = |client: &Client| {
+        let pending = client.submit(&videos.map(|video| (video, wanted())), RequestOptions::new());
+        pending.unwrap().wait().unwrap()
+    };
+    // Decoded, from the cache, and from frames that were kept.
+    for round in 0..3 {
+        let frames = frames(video.client());
+        let pixels = |part: usize| frames.part(part).unwrap().pixels().to_vec();
+        let expected = |top: usize, left: usize, height: usize, width: usize| -> Vec<u8> {
+            let of = |index| cut(reference.frame(index), top, left, height, width);
+            [of(30), of(3)].concat()
+        };
+        assert!(pixels(0) == expected(0, 0, HEIGHT, WIDTH), "round {round}");
+        assert!(pixels(1) == expected(0, 0, 33, 21), "round {round}");
+        assert!(pixels(2) == expected(100, 299, 33, 21), "round {round}");
+        assert!(pixels(3) == expected(112, 305, 8, 10), "round {round}");
+        assert_eq!(frames.part(4).unwrap().shape(), [2, 45, 80, 3]);
+    }
+}
+
+#[test]
+fn transforms_that_do_not_fit_are_refused_before_anything_is_asked() {
+    let scene = exact();
+    let (height, width) = (HEIGHT as u32, WIDTH as u32);
+    let wrong = [
+        Transform::Resize { height: 0, width: 5 },
+        Transform::CenterCrop { height: height + 1, width: 5 },
+        Transform::Crop { top: 0, left: 1, height, width },
+    ];
+    for transform in wrong {
+        let refused = scene.video.transformed(&[transform]);
+        assert!(matches!(refused, Err(Error::InvalidRequest(_))), "{transform:?}");
+    }
+}
+
+#[test]
+fn type_by_depth_is_float_above_8_bits() {
+    let daemon = Daemon::start();
+    let dtype_of = |name| {
+        let options = OpenOptions::new().dtype(DtypeChoice::ByDepth);
+        let video = daemon.client().open(clip(name), options).unwrap();
+        let depth = video.metadata().video().bit_depth;
+        (depth, video.dtype(), video.frame_at(0).unwrap().part(0).unwrap().dtype())
+    };
+    assert_eq!(dtype_of("h264_10bit.mp4"), (Some(10), Dtype::Float32, Dtype::Float32));
+    assert_eq!(dtype_of(CLIP), (Some(8), Dtype::Uint8, Dtype::Uint8));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use reeld_protocol::codec::decode;
 use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, Part, Wanted, kind};
 use reeld_protocol::{
     ArenaId, BODY_BYTES_MAX, ErrorCode, FDS_MAX, LeaseId, Notice, Refusal, Reply, Request, SealedMemfd,
-    SourceId, VERSION_MAJOR, VERSION_MINOR, WireError,
+    SourceId, Transform, VERSION_MAJOR, VERSION_MINOR, WireError,
 };
 use reeld_tests::{Daemon, Peer, Random, Reference, bytes_of, clip, eventually, open_source, raw_message};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -113,6 +113,12 @@ fn get_frames(parts: Vec<Part>) -> Request {
 
 fn part(source: SourceId, wanted: Wanted) -> Part {
     Part { source, wanted, dtype: Dtype::Uint8, transforms: Vec::new() }
+}
+
+fn ask_transformed(peer: &mut Peer, transforms: &[Transform]) {
+    let source = peer.open(1, &clip(CLIP));
+    let part = Part { transforms: transforms.to_vec(), ..part(source, Wanted::Indices(vec![0])) };
+    peer.ask(7, &get_frames(vec![part]));
 }
 
 fn frames_of(source: SourceId, wanted: Wanted) -> Request {
@@ -342,6 +348,22 @@ const REFUSED: &[(&str, ErrorCode, Act)] = &[
         let source = peer.open(1, &clip(CLIP));
         peer.send(&bytes_of(&Notice::CloseSource(source), 0));
         peer.ask(7, &frames_of(source, Wanted::Indices(vec![0])));
+    }),
+    ("nine transforms", ErrorCode::InvalidRequest, |peer| {
+        ask_transformed(peer, &[Transform::CenterCrop { height: 1, width: 1 }; 9]);
+    }),
+    ("frames of nothing", ErrorCode::InvalidRequest, |peer| {
+        ask_transformed(peer, &[Transform::Resize { height: 0, width: 64 }]);
+    }),
+    ("frames of 2^64 pixels", ErrorCode::InvalidRequest, |peer| {
+        ask_transformed(peer, &[Transform::Resize { height: u32::MAX, width: u32::MAX }]);
+    }),
+    ("a crop at the end of all numbers", ErrorCode::InvalidRequest, |peer| {
+        ask_transformed(peer, &[Transform::Crop { top: u32::MAX, left: u32::MAX, height: 1, width: 1 }]);
+    }),
+    ("a crop of what is not enough any more", ErrorCode::InvalidRequest, |peer| {
+        let small = Transform::Resize { height: 4, width: 4 };
+        ask_transformed(peer, &[small, Transform::CenterCrop { height: 5, width: 4 }]);
     }),
     ("an index at the end of all numbers", ErrorCode::IndexOutOfRange, |peer| {
         ask_of_clip(peer, Wanted::Indices(vec![i64::MAX]));

@@ -88,6 +88,21 @@ fn frames_by_time_are_written_as_png() {
 }
 
 #[test]
+fn frames_are_written_in_the_size_that_is_asked_for() {
+    let daemon = Daemon::start();
+    let path = clip("h264_bframes.mp4");
+    let out = daemon.folder().join("out");
+    let arguments =
+        ["frames", path.to_str().unwrap(), "--at", "10", "--out", out.to_str().unwrap(), "--size"];
+    let output = run(&daemon, &[&arguments[..], &["100x60"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let from_png = Reference::new(&out.join("h264_bframes_frame00010_pts0.400s.png"), 100, 60);
+    assert_eq!(from_png.frame_count(), 1);
+    assert_eq!(run(&daemon, &[&arguments[..], &["100"]].concat()).status.code(), Some(2));
+    assert_eq!(run(&daemon, &[&arguments[..], &["0x60"]].concat()).status.code(), Some(1));
+}
+
+#[test]
 fn errors_are_sentences_with_exit_code_1_and_misuse_has_2() {
     let daemon = Daemon::start();
     let path = clip("h264_bframes.mp4");

@@ -35,17 +35,35 @@ _INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamBounds:
-    """How far a stream and the memory for its frames reach.
-
-    Each method gives the request for some frames, or None where it would be for no frames at all.
-    """
+class MappedBounds:
+    """How far a stream reaches by what its caller says."""
 
     frame_count: int
     begin_seconds: float
     end_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamBounds:
+    """How far a stream and the memory for its frames reach.
+
+    Each method gives the request for some frames, or None where it would be for no frames at all.
+
+    With a mapping, TorchCodec lets the header say how long a decoder is and which times may be asked for, and
+    the mapping which frames there are: ``length`` and the times are the header's then.
+    """
+
+    length: int
+    begin_seconds: float
+    end_seconds: float
     frame_bytes: int
     quota_bytes: int
+    mapped: MappedBounds | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames there are."""
+        return self.length if self.mapped is None else self.mapped.frame_count
 
     def at(self, index: SupportsIndex) -> Wanted:
         """One frame.
@@ -99,19 +117,26 @@ class StreamBounds:
         """The frames of a slice: bounds from the end where negative, cut at the stream's end.
 
         Raises:
-            RangeError: The step is negative, or start lies behind stop.
+            RangeError: The step is negative or has more than 64 bits, or start lies behind stop.
             ValueError: The step is 0.
             TypeError: One of them is not an integer.
             NoSlotsError: Their frames are larger than the quota.
         """
-        first, end, stride = slice(start, stop, step).indices(self.frame_count)
+        first, end, stride = slice(start, stop, step).indices(self.length)
         if stride < 0:
             raise RangeError(
                 f"A negative step ({stride}) is not supported: take the frames forwards and flip the result."
             )
+        if stride not in _INT64:
+            raise RangeError(f"The step {stride} is not an integer of 64 bits.")
         if first > end:
             raise RangeError(
                 f"The range begins at frame {first}, behind its stop {end}: swap them, or list the indices."
+            )
+        if end > self.frame_count:
+            raise RangeError(
+                f"The range ends at frame {end}: the header counts {self.length} frames, but "
+                f"custom_frame_mappings has {self.frame_count}."
             )
         return self._at_range(range(first, end, stride)) if first < end else None
 
@@ -124,7 +149,7 @@ class StreamBounds:
         """
         time = as_seconds(seconds)
         if not self.begin_seconds <= time < self.end_seconds:
-            raise RangeError(f"Invalid pts in seconds: {seconds}. {self._allowed_times()}")
+            raise RangeError(f"Invalid pts in seconds: {seconds}. {_allowed_times(self)}")
         return Wanted.played_at(time)
 
     def played_at_each(self, seconds: Times) -> Wanted | None:
@@ -146,9 +171,10 @@ class StreamBounds:
                 "an array or a tensor."
             )
         times = np.ascontiguousarray(array, dtype=np.float64)
-        is_inside = (times >= self.begin_seconds) & (times < self.end_seconds)
+        bounds = self if self.mapped is None else self.mapped
+        is_inside = (times >= bounds.begin_seconds) & (times < bounds.end_seconds)
         if not is_inside.all():
-            raise RangeError(f"Invalid time: {times[np.argmin(is_inside)]}. {self._allowed_times()}")
+            raise RangeError(f"Invalid time: {times[np.argmin(is_inside)]}. {_allowed_times(bounds)}")
         return Wanted.played_at_each(times)
 
     def played_in_range(self, start_seconds: float, stop_seconds: float) -> Wanted | None:
@@ -165,7 +191,7 @@ class StreamBounds:
                 f"Invalid start seconds: {start_seconds} is not at or before the stop, {stop_seconds}."
             )
         if not self.begin_seconds <= start < self.end_seconds:
-            raise RangeError(f"Invalid start seconds: {start_seconds}. {self._allowed_times()}")
+            raise RangeError(f"Invalid start seconds: {start_seconds}. {_allowed_times(self)}")
         if not stop <= self.end_seconds:
             raise RangeError(
                 f"Invalid stop seconds: {stop_seconds} is behind the stream's end, {self.end_seconds}."
@@ -207,17 +233,19 @@ class StreamBounds:
             )
         return FrameIndexError(f"Invalid frame index={index}: {allowed}.")
 
-    def _allowed_times(self) -> str:
-        begin, end = self.begin_seconds, self.end_seconds
-        return f"It must be greater than or equal to {begin} and must be less than {end}."
+
+def _allowed_times(bounds: StreamBounds | MappedBounds) -> str:
+    begin, end = bounds.begin_seconds, bounds.end_seconds
+    return f"It must be greater than or equal to {begin} and must be less than {end}."
 
 
 def _as_index(index: SupportsIndex) -> int:
     try:
-        value = operator.index(index)
+        return int(operator.index(index))
     except TypeError:
         value = _item(index)
-    if not isinstance(value, int):
+    # TorchCodec cuts off the fraction that a tensor or an array of one number may have, and takes no floats.
+    if value is index or not isinstance(value, int | float) or not math.isfinite(value):
         raise ArgumentTypeError(f"A frame index must be an integer, not {type(index).__name__}.")
     return int(value)
 
@@ -238,8 +266,13 @@ def as_seconds(seconds: float) -> float:
 
 
 def _item(value: object) -> object:
-    """What a tensor or array without dimensions holds; anything else unchanged."""
-    if getattr(value, "ndim", None) != 0:
+    """What a tensor of one number holds, or an array without dimensions; anything else unchanged."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        tensor = cast("torch.Tensor", value)
+        return tensor.item() if tensor.numel() == 1 else value
+    # A float of numpy's that is one of Python's at the same time counts as the latter.
+    if getattr(value, "ndim", None) != 0 or isinstance(value, float):
         return value
     return value.item()  # pyright: ignore[reportAttributeAccessIssue] # what has no dimensions has one item
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import CapsuleType
+from typing_extensions import Buffer, CapsuleType
 
 __version__: str
 
@@ -56,15 +56,34 @@ class Client:
     ) -> Client: ...
     def open(
         self,
-        source: str | bytes,
+        source: str | Spool | tuple[int, str],
         *,
         stream: int | None,
         seek_mode: Literal["exact", "approximate"],
         dtype: Literal["uint8", "float32", "auto"],
         thread_count: int,
-    ) -> Video: ...
+        mapping: FrameMapping | None = None,
+    ) -> Video:
+        """Opens a path; the content of a spool, once; or a descriptor, which stays its owner's."""
+
     def status(self) -> dict[str, Any]: ...
     def statistics(self) -> dict[str, int]: ...
+
+@final
+class Spool:
+    """Content that no file holds: in memory, or from 64 MiB on in a file without a name."""
+
+    def __new__(cls, *, in_memory: bool = False) -> Spool: ...
+    def expect_bytes(self, count: int) -> None: ...
+    def write(self, content: Buffer) -> int: ...
+
+@final
+class FrameMapping:
+    """Frames of one stream as a caller lists them, in ticks of the stream's time base."""
+
+    def __new__(
+        cls, pts: NDArray[np.int64], durations: NDArray[np.int64], are_keys: NDArray[np.uint8]
+    ) -> FrameMapping: ...
 
 @final
 class Video:
@@ -78,6 +97,12 @@ class Video:
         """Height and width of the frames that are returned, after all transforms."""
 
     def dtype(self) -> Literal["uint8", "float32"]: ...
+    def mapped_bounds(self) -> tuple[int, float, float] | None:
+        """Number of frames, begin and end as the mapping says, where there is one."""
+
+    def content(self, bytes_max: int) -> bytes | None:
+        """The bytes of the source; None where there are more than that."""
+
     def quota_bytes(self) -> int:
         """The most bytes that this process's results may have together, as was said when it was opened."""
 

@@ -6,11 +6,12 @@ How the pixels got here does not live in this file: the classes hold any tensor 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import types
+    from typing import Self
 
     import torch
 
@@ -29,8 +30,23 @@ class _ShortRepr:
         return "\n".join(lines) + "\n"
 
 
+class _Movable:
+    """What trainers do with whatever a loader gives them: torch's loader pins it, Lightning moves it."""
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
+        """The same with ``data`` on this device; where it is there already, this object. Times stay."""
+        data = cast("Any", self).data
+        moved = data.to(device, non_blocking=non_blocking)
+        return self if moved is data else replace(cast("Any", self), data=moved)
+
+    def pin_memory(self) -> Self:
+        """The same with ``data`` in page-locked memory, which is a copy. Times stay where they are."""
+        whole = cast("Any", self)
+        return replace(whole, data=whole.data.pin_memory())
+
+
 @dataclass(repr=False)
-class Frame(_ShortRepr):
+class Frame(_Movable, _ShortRepr):
     """One frame and when it is shown.
 
     Iterating gives the three fields, so ``data, pts_seconds, duration_seconds = frame`` works.
@@ -63,7 +79,7 @@ class Frame(_ShortRepr):
 
 
 @dataclass(repr=False)
-class FrameBatch(_ShortRepr):
+class FrameBatch(_Movable, _ShortRepr):
     """Several frames in one tensor, and when each is shown.
 
     Indexing and slicing apply to all three fields and give another ``FrameBatch``; iterating gives one

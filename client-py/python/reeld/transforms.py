@@ -1,11 +1,12 @@
 """What the daemon does to frames before it delivers them: `Resize`, `CenterCrop` and `RandomCrop`.
 
-Given to :class:`reeld.decoders.VideoDecoder`, as are the objects of TorchCodec and torchvision (v2) with these
-names. Pixels are not touched here: this module checks the objects, draws what is random, and says the rest to the
-native module. It does not import torch or torchvision unless the objects come from there.
+Given to :class:`reeld.decoders.VideoDecoder`, as are the objects of TorchCodec and torchvision (v2) with
+these names. Pixels are not touched here: this module checks the objects, draws what is random, and says the
+rest to the native module.
 
-Transforms, whoever wrote them, say what they do by a private method of TorchCodec's: `_make_transform_spec`, which
-gives one of ``"resize, height, width"``, ``"center_crop, height, width"`` and ``"crop, height, width, left, top"``.
+Transforms, whoever wrote them, say what they do by a private method of TorchCodec's, `_make_transform_spec`.
+It gives one of ``"resize, height, width"``, ``"center_crop, height, width"`` and
+``"crop, height, width, left, top"``.
 
 Example:
     >>> from reeld.decoders import VideoDecoder
@@ -20,7 +21,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from reeld._native import Transform
 from reeld.errors import ArgumentTypeError, InvalidRequestError, RangeError
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torchvision.transforms import v2
+
     Dims = tuple[int | None, int | None]
 
 __all__ = ["CenterCrop", "DecoderTransform", "RandomCrop", "Resize"]
@@ -40,8 +44,8 @@ _SIDE_MAX = 2**31 - 1
 class DecoderTransform(ABC):
     """The base of all transforms that decoders take.
 
-    Transforms are applied in their order, to frames that were turned upright and converted to RGB. What a decoder
-    delivers is then smaller, so that it takes less memory, and less time than transforming it afterwards.
+    Transforms are applied in their order, to frames that were turned upright and converted to RGB. What a
+    decoder delivers is then smaller: it takes less memory, and less time than transforming it afterwards.
 
     Example:
         >>> from reeld.transforms import DecoderTransform, Resize
@@ -114,9 +118,10 @@ class CenterCrop(_Sized):
 class RandomCrop(_Sized):
     """A part of frames at a random place, which is drawn when a decoder is made and stays its place.
 
-    It is drawn by ``torch.randint``, first the top row and then the left column, as TorchCodec and torchvision do: the
-    same seed gives the same place. Without torch it is drawn by ``numpy.random.randint``. A pickled decoder keeps its
-    place; the transform itself has none, and draws anew for each decoder that it is given to.
+    It is drawn by ``torch.randint``, first the top row and then the left column, as TorchCodec and
+    torchvision do: the same seed gives the same place. Without torch it is drawn by ``numpy.random.randint``.
+    A pickled decoder keeps its place; the transform itself has none, and draws anew for each decoder that it
+    is given to.
 
     Args:
         size: Height and width of the result, not larger than the frame.
@@ -146,7 +151,7 @@ class RandomCrop(_Sized):
 
 
 class SettledTransform(DecoderTransform):
-    """A transform in which nothing is left to be drawn: what a pickled decoder takes along. Not for callers."""
+    """A transform in which nothing is left to be drawn: what a pickled decoder takes along."""
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -155,11 +160,11 @@ class SettledTransform(DecoderTransform):
         return self.spec
 
 
-def settled(transforms: Iterable[object], input_dims: Dims) -> list[SettledTransform]:
+def settled(transforms: Iterable[DecoderTransform | nn.Module], input_dims: Dims) -> list[SettledTransform]:
     """Transforms of all kinds with everything random drawn, for frames of this height and width.
 
     Raises:
-        InvalidRequestError: One of them is of a kind that decoders do not take, or is not made as they need it.
+        InvalidRequestError: One of them is of a kind that decoders do not take, or has options of that kind.
         RangeError: Frames are smaller than a random crop.
         ArgumentTypeError: It is no list of transforms.
     """
@@ -199,7 +204,9 @@ def _native(spec: str) -> Transform:
         height, width = (_integer(number, least=1) for number in numbers[:2])
         left, top = (_integer(number, least=0) for number in numbers[2:])
         return Transform.crop(top, left, height, width)
-    raise ArgumentTypeError(f"The transform {spec!r} is not one that the daemon has: resize, crop, center_crop.")
+    raise ArgumentTypeError(
+        f"The transform {spec!r} is not one that the daemon has: resize, crop, center_crop."
+    )
 
 
 def _integer(text: str, *, least: int) -> int:
@@ -213,26 +220,26 @@ def _integer(text: str, *, least: int) -> int:
     return value
 
 
-def _known(transform: object) -> DecoderTransform:
+def _known(transform: DecoderTransform | nn.Module) -> DecoderTransform:
     """The transform itself, TorchCodec's included, or the equivalent of torchvision's."""
     if hasattr(transform, "_make_transform_spec") and hasattr(transform, "_get_output_dims"):
         return cast("DecoderTransform", transform)
     # Where nobody has imported it, none of its objects can be here.
-    v2 = sys.modules.get("torchvision.transforms.v2")
-    if v2 is not None and isinstance(transform, v2.Resize):
-        return _from_torchvision_resize(transform, v2)
-    if v2 is not None and isinstance(transform, v2.CenterCrop):
-        return CenterCrop(_torchvision_size(transform))
-    if v2 is not None and isinstance(transform, v2.RandomCrop):
-        return _from_torchvision_random_crop(transform)
+    loaded = sys.modules.get("torchvision.transforms.v2")
+    if loaded is not None and isinstance(transform, loaded.Resize):
+        return _from_torchvision_resize(cast("v2.Resize", transform), loaded.InterpolationMode.BILINEAR)
+    if loaded is not None and isinstance(transform, loaded.CenterCrop):
+        return CenterCrop(_torchvision_size(cast("v2.CenterCrop", transform)))
+    if loaded is not None and isinstance(transform, loaded.RandomCrop):
+        return _from_torchvision_random_crop(cast("v2.RandomCrop", transform))
     raise InvalidRequestError(
-        f"Unsupported transform: {transform}. Decoders take Resize, CenterCrop and RandomCrop, of reeld.transforms, "
-        "TorchCodec or torchvision.transforms.v2."
+        f"Unsupported transform: {transform}. Decoders take Resize, CenterCrop and RandomCrop, of "
+        "reeld.transforms, TorchCodec or torchvision.transforms.v2."
     )
 
 
-def _from_torchvision_resize(resize: Any, v2: Any) -> Resize:
-    if resize.interpolation not in (v2.InterpolationMode.BILINEAR, "bilinear"):
+def _from_torchvision_resize(resize: v2.Resize, bilinear: object) -> Resize:
+    if resize.interpolation not in (bilinear, "bilinear"):
         raise InvalidRequestError(f"{resize} must use bilinear interpolation: decoders have no other.")
     if resize.antialias is False:
         raise InvalidRequestError(f"{resize} must have antialias enabled: decoders cannot do without.")
@@ -241,7 +248,7 @@ def _from_torchvision_resize(resize: Any, v2: Any) -> Resize:
     return Resize(_torchvision_size(resize))
 
 
-def _from_torchvision_random_crop(crop: Any) -> RandomCrop:
+def _from_torchvision_random_crop(crop: v2.RandomCrop) -> RandomCrop:
     if crop.padding is not None:
         raise InvalidRequestError(f"{crop} must not specify padding: decoders have none.")
     if crop.pad_if_needed is True:
@@ -253,24 +260,24 @@ def _from_torchvision_random_crop(crop: Any) -> RandomCrop:
     return RandomCrop(_torchvision_size(crop))
 
 
-def _torchvision_size(transform: Any) -> Sequence[int]:
+def _torchvision_size(transform: v2.Resize | v2.CenterCrop | v2.RandomCrop) -> Sequence[int]:
     return _checked_size(transform.size, f"TorchVision {type(transform).__name__}")
 
 
-def _checked_size(size: Sequence[int], name: str) -> Sequence[int]:
+def _checked_size(size: object, name: str) -> Sequence[int]:
     try:
-        count = len(size)
+        count = len(cast("Sequence[int]", size))
     except TypeError:
         raise ArgumentTypeError(f"{name} takes (height, width) for the size, not {size!r}.") from None
     if count != 2:
         raise InvalidRequestError(f"{name} must have a (height, width) pair for the size, not {size}.")
-    return size
+    return cast("Sequence[int]", size)
 
 
 def _random_below(limit: int) -> int:
     try:
         import torch
     except ImportError:
-        # The global generator, which np.random.seed seeds: as with torch, that is how callers choose the crops.
-        return int(np.random.randint(limit))  # noqa: NPY002
+        # The global generator, which np.random.seed seeds: as with torch, so callers choose the crops.
+        return int(np.random.randint(limit))
     return int(torch.randint(0, limit, size=()).item())

@@ -14,6 +14,7 @@ impl Broker {
     /// counted alike. Takes time in proportion to what there is.
     pub fn audit(&self) -> Result<(), String> {
         self.audit_clients()?;
+        self.audit_mappings()?;
         self.audit_requests()?;
         self.audit_pictures()?;
         self.audit_files()?;
@@ -52,6 +53,23 @@ impl Broker {
             })?;
         }
         Ok(())
+    }
+
+    /// Each mapping is on the account of its client's user.
+    fn audit_mappings(&self) -> Result<(), String> {
+        let mut mapped: BTreeMap<_, u64> = BTreeMap::new();
+        for (key, client) in &self.clients {
+            *mapped.entry(client.user).or_default() += self.mapped_frame_count(*key, client);
+        }
+        for (user, account) in self.quotas.iter() {
+            let (counted, actual) = (account.mapped_frame_count, mapped.remove(&user).unwrap_or(0));
+            Self::check(counted == actual, || {
+                format!("user {user:?} counts {counted} mapped frames, there are {actual}")
+            })?;
+        }
+        Self::check(mapped.values().all(|count| *count == 0), || {
+            "mapped frames without an account".to_owned()
+        })
     }
 
     fn audit_requests(&self) -> Result<(), String> {

@@ -213,3 +213,71 @@ impl Work for Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use reeld_protocol::Transform;
+    use reeld_protocol::message::Dtype;
+
+    use super::*;
+    use crate::link::{ArenaKey, Destination, Target, WantedId};
+
+    const WAITER: Waiter = Waiter { client: 1, priority: 0, deadline_millis: None };
+
+    fn crop(left: u32) -> Transforms {
+        Transforms::new([Transform::Crop { top: 0, left, height: 1, width: 1 }]).unwrap()
+    }
+
+    /// A run with a picture for each of these looks.
+    fn decode(looks: impl Iterator<Item = u32>) -> Decode {
+        let looks: Vec<Transforms> = looks.map(crop).collect();
+        let picture = |position: usize| {
+            let destination = Destination {
+                arena: ArenaKey(0),
+                pixels_offset: 0,
+                pts_offset: 0,
+                duration_offset: 0,
+                height: 1,
+                width: 1,
+                dtype: Dtype::Uint8,
+                look: LookIndex(position as u8),
+            };
+            (WantedPicture { id: WantedId(0), target: Target::AtOrAfter(0), destination }, WAITER)
+        };
+        Decode {
+            stream: StreamIndex(0),
+            start: RunStart::Keyframe(0),
+            pictures: (0..looks.len()).map(picture).collect(),
+            looks,
+            frame_pixels: 1,
+            decode_count: 1,
+            thread_count: 1,
+        }
+    }
+
+    /// The look of each picture, as the engine finds it.
+    fn found(decode: &Decode) -> Vec<Transforms> {
+        let look = |picture: &WantedPicture| decode.looks[usize::from(picture.destination.look.0)].clone();
+        decode.pictures.iter().map(|(picture, _)| look(picture)).collect()
+    }
+
+    #[test]
+    fn pictures_of_joined_runs_keep_their_looks() {
+        let mut ours = decode([1, 2].into_iter());
+        assert!(ours.extend(&decode([2, 3, 1, 4].into_iter())));
+        assert_eq!(found(&ours), [1, 2, 2, 3, 1, 4].map(crop));
+        assert_eq!(ours.looks, [1, 2, 3, 4].map(crop));
+    }
+
+    #[test]
+    fn looks_that_no_picture_has_any_more_make_room() {
+        let mut ours = decode(0..LOOKS_PER_MESSAGE_MAX as u32);
+        let more = decode([100].into_iter());
+        let before = found(&ours);
+        assert!(!ours.extend(&more));
+        assert_eq!(found(&ours), before);
+        ours.pictures.remove(0);
+        assert!(ours.extend(&more));
+        assert_eq!(found(&ours), [&before[1..], &[crop(100)]].concat());
+    }
+}

@@ -31,6 +31,7 @@
 //! | `parting`     | what becomes of what clients leave behind, and what helpers bring     |
 //! | `locating`    | finding the frames of large requests, away from the loop              |
 //! | `source_file` | checks of a file that a client sent                                   |
+//! | `mappings`    | frames that a client has listed, for it alone                         |
 //! | `turns`       | how long the loop's turns take                                        |
 //! | `audit`       | what must hold across all tables                                      |
 //! | `switches`    | what only tests change                                                |
@@ -61,6 +62,7 @@ mod job;
 mod leases;
 mod listen;
 mod locating;
+mod mappings;
 mod memory;
 mod node_memory;
 mod opening;
@@ -503,7 +505,9 @@ impl Broker {
                 let Some(client) = self.clients.get_mut(&key) else { return };
                 if let Some(opened) = client.sources.remove(&source) {
                     self.quotas.close_sources(client.user, 1);
+                    self.quotas.unmap_frames(client.user, opened.timeline.private_frame_count());
                     self.catalog.release(opened.catalog, clock::now());
+                    self.drop_timelines([opened.timeline]);
                 }
             }
             Notice::Cancel(request_id) => {

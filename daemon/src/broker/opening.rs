@@ -17,6 +17,7 @@ use super::client::{OpenedSource, cleaned};
 use super::helpers::{Done, Line, Purpose};
 use super::index_store::{IndexKey, IndexStore};
 use super::job::{Job, Task};
+use super::mappings::Mapping;
 use super::plan::Timeline;
 use super::queue::Waiter;
 use super::source_file::{self, SourceFile};
@@ -35,12 +36,19 @@ pub struct PendingOpen {
     options: OpenSource,
     /// None until the descriptor was checked.
     source: Option<CatalogId>,
+    /// Until the open has come to its end; counted on its user's account.
+    mapping: Option<Mapping>,
 }
 
 impl PendingOpen {
     /// Who waits for it.
     pub fn client(&self) -> u64 {
         self.client
+    }
+
+    /// Frames of the mapping that came with it.
+    pub fn mapped_frame_count(&self) -> u64 {
+        self.mapping.as_ref().map_or(0, Mapping::frame_count)
     }
 
     /// The file, once it was checked.
@@ -59,12 +67,14 @@ impl Broker {
     ) {
         let Some(opener) = self.clients.get(&client) else { return };
         let line = Line::User(opener.user.uid);
-        if fds.len() != 1 {
-            return self.fail(
-                client,
-                request_id,
-                reply::invalid("exactly one file must come with OpenSource"),
-            );
+        let is_mapped = options.seek_mode == SeekMode::Mapped;
+        if fds.len() != 1 + usize::from(is_mapped) {
+            let reason = if is_mapped {
+                "exactly one file and one mapping must come with OpenSource in mapped mode"
+            } else {
+                "exactly one file must come with OpenSource"
+            };
+            return self.fail(client, request_id, reply::invalid(reason));
         }
         if self.helpers.is_silent(line) {
             return self.fail(client, request_id, reply::silent_file_system(&printable(&options.label)));
@@ -72,14 +82,15 @@ impl Broker {
         if let Err(error) = self.count_source(client) {
             return self.fail(client, request_id, error);
         }
+        let mapping = if is_mapped { fds.pop() } else { None };
         let Some(fd) = fds.pop() else { return };
         self.next_open += 1;
         let open = self.next_open;
         options.label = printable(&options.label);
         let (is_memory, label) = (options.is_memory, options.label.clone());
-        self.opens.insert(open, PendingOpen { client, request_id, options, source: None });
+        self.opens.insert(open, PendingOpen { client, request_id, options, source: None, mapping: None });
         self.helpers.run(line, Purpose::Open(open), move || {
-            Done::SourceChecked(source_file::check(fd, is_memory, &label))
+            Done::SourceChecked(source_file::check(fd, mapping, is_memory, &label))
         });
     }
 
@@ -118,7 +129,7 @@ impl Broker {
         purpose: Purpose,
         checked: Result<SourceFile, WireError>,
     ) {
-        let file = match checked {
+        let mut file = match checked {
             Ok(file) => file,
             Err(error) => return self.nothing_came_of(purpose, || error),
         };
@@ -129,15 +140,22 @@ impl Broker {
                 return self.helpers.discard(line, file);
             }
         };
-        let pending = self.opens.get_mut(&open);
-        let opener = pending.as_ref().and_then(|pending| self.clients.get(&pending.client));
-        let (Some(client), Some(pending)) = (opener, pending) else {
+        let opener = self.opens.get(&open).and_then(|pending| self.clients.get(&pending.client));
+        let Some(user) = opener.map(|client| client.user) else {
             // The client is gone.
             return self.helpers.discard(line, file);
         };
+        if let Some(mapping) = &file.mapping
+            && let Err(error) = self.count_mapping(user, mapping)
+        {
+            self.helpers.discard(line, file);
+            return self.fail_open(open, error);
+        }
+        let Some(pending) = self.opens.get_mut(&open) else { return };
+        pending.mapping = file.mapping.take();
         let (label, is_memory) = (&pending.options.label, pending.options.is_memory);
         let (source, surplus) =
-            self.catalog.acquire(client.user, file.identity, file.fd, label, is_memory, clock::now());
+            self.catalog.acquire(user, file.identity, file.fd, label, is_memory, clock::now());
         pending.source = Some(source);
         let is_first =
             self.catalog.get(source).is_some_and(|entry| matches!(entry.media, Knowledge::Unknown));
@@ -177,6 +195,12 @@ impl Broker {
         };
         let number = stream.stream_index;
         let timeline = match options.seek_mode {
+            SeekMode::Mapped => {
+                let mapping = self.opens.get_mut(&open).and_then(|pending| pending.mapping.take());
+                let Some(mapping) = mapping else { return };
+                let effective = EffectiveMetadata::approximate(&stream, &header, &media);
+                Timeline::mapped(Arc::new(mapping.into_index(stream.time_base)), effective)
+            }
             SeekMode::Approximate => {
                 let effective = EffectiveMetadata::approximate(&stream, &header, &media);
                 Timeline::Approximate { effective, time_base: stream.time_base }
@@ -239,14 +263,16 @@ impl Broker {
         stream: StreamIndex,
         timeline: Timeline,
     ) {
-        let Some(PendingOpen { client, request_id, options, source: Some(catalog) }) =
+        let Some(PendingOpen { client, request_id, options, source: Some(catalog), mapping: _ }) =
             self.opens.remove(&open)
         else {
             return;
         };
         let Some(client) = self.clients.get_mut(&client) else { return };
         let (content, effective) = match &timeline {
-            Timeline::Exact { content, .. } => (Some(*content), EffectiveMetadata::exact(header, content)),
+            Timeline::Exact { content, .. } | Timeline::Mapped { content, .. } => {
+                (Some(*content), EffectiveMetadata::exact(header, content))
+            }
             Timeline::Approximate { effective, .. } => (None, *effective),
         };
         client.opening_count = client.opening_count.saturating_sub(1);
@@ -399,6 +425,12 @@ impl Broker {
             self.catalog.release(source, clock::now());
         }
         self.discount_open(pending.client);
+        if let Some(mapping) = pending.mapping {
+            if let Some(client) = self.clients.get(&pending.client) {
+                self.quotas.unmap_frames(client.user, mapping.frame_count());
+            }
+            self.helpers.discard(Line::House, mapping);
+        }
         self.fail(pending.client, pending.request_id, error);
     }
 
@@ -411,9 +443,12 @@ impl Broker {
             .map(|(&open, _)| open)
             .collect();
         for open in opens {
-            let pending = self.opens.remove(&open);
-            if let Some(source) = pending.and_then(|pending| pending.source) {
+            let Some(pending) = self.opens.remove(&open) else { continue };
+            if let Some(source) = pending.source {
                 self.catalog.release(source, clock::now());
+            }
+            if let Some(mapping) = pending.mapping {
+                self.helpers.discard(Line::House, mapping);
             }
         }
     }

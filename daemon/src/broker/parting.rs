@@ -66,7 +66,7 @@ impl Broker {
 
     /// Gives back everything that a client held. The only way in which a client ends.
     pub(super) fn forget_client(&mut self, key: u64) {
-        let Some(client) = self.clients.remove(&key) else { return };
+        let Some(mut client) = self.clients.remove(&key) else { return };
         client.log_end(clock::now());
         for (code, count) in &client.errors {
             *self.past_errors.entry(code).or_default() += count;
@@ -74,6 +74,7 @@ impl Broker {
         self.stop_starving(key);
         self.quotas.disconnect(client.user);
         self.quotas.close_sources(client.user, client.sources.len() + client.opening_count);
+        self.quotas.unmap_frames(client.user, self.mapped_frame_count(key, &client));
         if self.quotas.account(client.user).client_count == 0 {
             self.gates.remove(&client.user);
         }
@@ -86,6 +87,8 @@ impl Broker {
         self.queue.forget_client(key);
         self.relieved.remove(&key);
         self.leavings.extend(client.sources.values().map(|opened| opened.catalog));
+        let sources = std::mem::take(&mut client.sources);
+        self.drop_timelines(sources.into_values().map(|opened| opened.timeline));
         // The memory itself stays as long as somebody has it mapped, such as a child that the client forked. It
         // is never given to anybody else.
         let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();

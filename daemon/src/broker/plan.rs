@@ -115,6 +115,16 @@ pub enum Timeline {
         /// What the index says about the stream as a whole.
         content: ContentMetadata,
     },
+    /// A client says where the frames are. Believed for what this client asks by index, and no further: no picture is
+    /// kept or shown under a time that it does not have itself.
+    Mapped {
+        /// Where they are said to be.
+        index: Arc<Index>,
+        /// What that says about the stream as a whole.
+        content: ContentMetadata,
+        /// What the header says, which bounds times that are looked for among the pictures themselves.
+        header: EffectiveMetadata,
+    },
     /// The header is believed.
     Approximate {
         /// What the header says.
@@ -153,6 +163,20 @@ impl Timeline {
         Timeline::Exact { index, content }
     }
 
+    /// The timeline of a stream whose frames a client has listed.
+    pub fn mapped(index: Arc<Index>, header: EffectiveMetadata) -> Timeline {
+        let content = index.content();
+        Timeline::Mapped { index, content, header }
+    }
+
+    /// Frames that are kept for one client alone.
+    pub fn private_frame_count(&self) -> u64 {
+        match self {
+            Timeline::Mapped { index, .. } => index.entries.len() as u64,
+            Timeline::Exact { .. } | Timeline::Approximate { .. } => 0,
+        }
+    }
+
     /// Finds all frames of a selection, one entry per row of the result.
     pub fn locate(&self, stream: StreamIndex, selection: &Selection) -> Result<Vec<Located>, PlanError> {
         match selection {
@@ -170,7 +194,7 @@ impl Timeline {
                 }
                 (start..stop).step_by(step as usize).map(|index| self.at_index(index)).collect()
             }
-            &Selection::PlayedAt(seconds) => Ok(vec![self.played_at(self.check_time(seconds)?)]),
+            &Selection::PlayedAt(seconds) => Ok(vec![self.played_at(seconds)?]),
             Selection::PlayedAtEach(times) => {
                 check_count(times.len() as u64)?;
                 let index = |&time| self.on_display(self.check_time(time)?);
@@ -196,17 +220,17 @@ impl Timeline {
     /// Number of frames, where known.
     pub fn num_frames(&self) -> Option<u64> {
         match self {
-            Timeline::Exact { content, .. } => Some(content.num_frames),
+            Timeline::Exact { content, .. } | Timeline::Mapped { content, .. } => Some(content.num_frames),
             Timeline::Approximate { effective, .. } => effective.num_frames,
         }
     }
 
     fn begin_and_end(&self) -> (f64, f64) {
         match self {
-            Timeline::Exact { content, .. } => (content.begin_stream_seconds, content.end_stream_seconds),
-            Timeline::Approximate { effective, .. } => {
-                (effective.begin_stream_seconds, effective.end_stream_seconds.unwrap_or(f64::INFINITY))
+            Timeline::Exact { content, .. } | Timeline::Mapped { content, .. } => {
+                (content.begin_stream_seconds, content.end_stream_seconds)
             }
+            Timeline::Approximate { effective, .. } => header_begin_and_end(effective),
         }
     }
 
@@ -227,18 +251,14 @@ impl Timeline {
     }
 
     fn check_time(&self, seconds: f64) -> Result<f64, PlanError> {
-        let (begin, end) = self.begin_and_end();
-        // Written so that NaN is refused.
-        if seconds >= begin && seconds < end {
-            Ok(seconds)
-        } else {
-            Err(PlanError::Time { seconds, begin, end })
-        }
+        check_time(seconds, self.begin_and_end())
     }
 
     fn at_index(&self, frame: u64) -> Result<Located, PlanError> {
         match self {
-            Timeline::Exact { index, .. } => Ok(exact_at(index, frame as usize)),
+            Timeline::Exact { index, .. } | Timeline::Mapped { index, .. } => {
+                Ok(exact_at(index, frame as usize))
+            }
             Timeline::Approximate { effective, time_base } => {
                 let fps = effective.average_fps.ok_or(PlanError::NoFrameRate)?;
                 let seconds = effective.begin_stream_seconds + frame as f64 / fps;
@@ -248,9 +268,16 @@ impl Timeline {
     }
 
     /// The first frame with begin <= seconds < begin + duration, or begin > seconds, from the keyframe on
-    /// where decoding for that time begins. The time is inside the stream.
-    fn played_at(&self, seconds: f64) -> Located {
-        let Timeline::Exact { index, .. } = self else { return by_demuxer(Target::PlayedAt(seconds)) };
+    /// where decoding for that time begins. Without an index of ours, the pictures themselves tell.
+    fn played_at(&self, seconds: f64) -> Result<Located, PlanError> {
+        let index = match self {
+            Timeline::Exact { index, .. } => index,
+            Timeline::Mapped { header, .. } | Timeline::Approximate { effective: header, .. } => {
+                let seconds = check_time(seconds, header_begin_and_end(header))?;
+                return Ok(by_demuxer(Target::PlayedAt(seconds)));
+            }
+        };
+        let seconds = self.check_time(seconds)?;
         let time_base = index.time_base;
         let keyframe = keyframe_before(index, time_base.ticks_at(seconds));
         let first = keyframe.map_or(0, |position| index.keyframes[position] as usize);
@@ -262,13 +289,15 @@ impl Timeline {
         // because durations are whatever the container says.
         let found = index.entries[first..].iter().position(|entry| covers(entry.pts, entry.duration));
         let last = index.entries.len() - 1;
-        exact_at(index, found.map_or(last, |offset| first + offset))
+        Ok(exact_at(index, found.map_or(last, |offset| first + offset)))
     }
 
     /// The index of the frame on display at a time inside the stream: a frame is shown until the next begins.
     fn on_display(&self, seconds: f64) -> Result<u64, PlanError> {
         match self {
-            Timeline::Exact { index, .. } => Ok(first_ending_after(index, seconds) as u64),
+            Timeline::Exact { index, .. } | Timeline::Mapped { index, .. } => {
+                Ok(first_ending_after(index, seconds) as u64)
+            }
             Timeline::Approximate { effective, .. } => {
                 let fps = effective.average_fps.ok_or(PlanError::NoFrameRate)?;
                 Ok(((seconds - effective.begin_stream_seconds) * fps).floor().max(0.0) as u64)
@@ -290,7 +319,7 @@ impl Timeline {
         }
         let first = self.on_display(start)?;
         let behind = match self {
-            Timeline::Exact { index, .. } => {
+            Timeline::Exact { index, .. } | Timeline::Mapped { index, .. } => {
                 let time_base = index.time_base;
                 index.entries.partition_point(|entry| time_base.seconds(entry.pts) < stop) as u64
             }
@@ -347,6 +376,15 @@ impl StartKey {
             RunStart::Demuxer => StartKey::Demuxer,
         }
     }
+}
+
+fn header_begin_and_end(header: &EffectiveMetadata) -> (f64, f64) {
+    (header.begin_stream_seconds, header.end_stream_seconds.unwrap_or(f64::INFINITY))
+}
+
+fn check_time(seconds: f64, (begin, end): (f64, f64)) -> Result<f64, PlanError> {
+    // Written so that NaN is refused.
+    if seconds >= begin && seconds < end { Ok(seconds) } else { Err(PlanError::Time { seconds, begin, end }) }
 }
 
 fn check_count(count: u64) -> Result<(), PlanError> {
@@ -421,6 +459,43 @@ mod tests {
     fn targets(timeline: &Timeline, selection: &Selection) -> Vec<Target> {
         let located = timeline.locate(STREAM, selection).unwrap();
         located.into_iter().map(|located| located.target).collect()
+    }
+
+    fn mapped(frames: &[(i64, i64, bool)]) -> Timeline {
+        let header = EffectiveMetadata {
+            num_frames: Some(100),
+            average_fps: Some(10.0),
+            duration_seconds: Some(10.0),
+            begin_stream_seconds: 0.0,
+            end_stream_seconds: Some(10.0),
+        };
+        Timeline::mapped(Arc::new(index(frames)), header)
+    }
+
+    #[test]
+    fn mapped_frames_are_found_by_the_mapping_within_its_own_bounds() {
+        let timeline = mapped(&[(5, 1, true), (7, 1, false)]);
+        assert_eq!(targets(&timeline, &Selection::Indices(vec![-1, 0])), [7, 5].map(Target::AtOrAfter));
+        assert_eq!(targets(&timeline, &Selection::PlayedAtEach(vec![0.65])), [Target::AtOrAfter(5)]);
+        assert!(timeline.locate(STREAM, &Selection::Indices(vec![2])).is_err());
+        assert!(timeline.locate(STREAM, &Selection::PlayedAtEach(vec![0.9])).is_err());
+        assert_eq!(timeline.private_frame_count(), 2);
+    }
+
+    #[test]
+    fn time_in_a_mapped_stream_is_left_to_the_pictures_within_the_headers_bounds() {
+        let timeline = mapped(&[(5, 1, true), (7, 1, false)]);
+        let located = timeline.locate(STREAM, &Selection::PlayedAt(9.0)).unwrap();
+        assert_eq!(located, [by_demuxer(Target::PlayedAt(9.0))]);
+        for outside in [-0.1, 10.0, f64::NAN] {
+            assert!(timeline.locate(STREAM, &Selection::PlayedAt(outside)).is_err());
+        }
+    }
+
+    #[test]
+    fn mapping_without_keyframes_leaves_the_way_to_the_demuxer() {
+        let located = mapped(&[(5, 1, false)]).locate(STREAM, &Selection::Indices(vec![0])).unwrap();
+        assert_eq!((located[0].start, located[0].target), (RunStart::Demuxer, Target::AtOrAfter(5)));
     }
 
     #[test]

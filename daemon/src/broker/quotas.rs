@@ -14,6 +14,10 @@ const PAGE_BYTES: u64 = 4096;
 /// the memory, and whoever comes next finds three quarters of the rest; `docs/decisions` says what lost.
 const SHARE_OF_FREE: u64 = 3;
 
+/// Frames of mappings that one user's clients may have together: each costs us 32 bytes, so this is half a GiB. It
+/// is no setting, since nobody is known who needs more: sixteen workers with a day of video at 10 per second each.
+const USER_MAPPED_FRAMES_MAX: u64 = 1 << 24;
+
 /// What may be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaLimits {
@@ -38,6 +42,8 @@ pub struct Account {
     pub client_count: usize,
     /// Sources that are open or being opened.
     pub source_count: usize,
+    /// Frames of mappings, whose sources are open or being opened.
+    pub mapped_frame_count: u64,
     /// Bytes of arenas that clients have.
     pub arena_bytes: u64,
     /// Bytes of arenas that no client has any more, but an engine may still write to.
@@ -59,6 +65,8 @@ pub enum Barrier {
     Clients,
     /// `user_sources_max`.
     UserSources,
+    /// Frames of mappings; not a setting.
+    UserMappedFrames,
     /// `user_memory_mib`.
     UserMemory,
     /// `memory_mib`, or the part of it that is kept free for other users.
@@ -133,6 +141,22 @@ impl Quotas {
     /// Some sources less.
     pub fn close_sources(&mut self, user: User, count: usize) {
         self.change(user, |account| account.source_count = account.source_count.saturating_sub(count));
+    }
+
+    /// A mapping of so many frames more.
+    pub fn map_frames(&mut self, user: User, count: u64) -> Result<(), Barrier> {
+        if self.account(user).mapped_frame_count.saturating_add(count) > USER_MAPPED_FRAMES_MAX {
+            return Err(Barrier::UserMappedFrames);
+        }
+        self.change(user, |account| account.mapped_frame_count += count);
+        Ok(())
+    }
+
+    /// Mappings of so many frames less.
+    pub fn unmap_frames(&mut self, user: User, count: u64) {
+        self.change(user, |account| {
+            account.mapped_frame_count = account.mapped_frame_count.saturating_sub(count);
+        });
     }
 
     /// How large an arena may be that the user is granted now: as large as preferred, or less where there is
@@ -251,6 +275,16 @@ mod tests {
         assert_eq!(quotas.open_source(user(2)), Ok(()));
         quotas.close_sources(user(1), 3);
         assert_eq!(quotas.open_source(user(1)), Ok(()));
+    }
+
+    #[test]
+    fn mapped_frames_are_counted_by_user() {
+        let mut quotas = Quotas::new(limits());
+        assert_eq!(quotas.map_frames(user(1), USER_MAPPED_FRAMES_MAX), Ok(()));
+        assert_eq!(quotas.map_frames(user(1), 1), Err(Barrier::UserMappedFrames));
+        assert_eq!(quotas.map_frames(user(2), 1), Ok(()));
+        quotas.unmap_frames(user(1), USER_MAPPED_FRAMES_MAX);
+        assert_eq!(quotas.map_frames(user(1), 1), Ok(()));
     }
 
     #[test]

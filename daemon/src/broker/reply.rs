@@ -72,7 +72,7 @@ pub fn too_large(bytes: u64, largest_bytes: u64, barrier: Barrier) -> WireError 
     let (name, why) = match barrier {
         Barrier::UserMemory => ("user_memory_mib", "the quota of all clients of this user"),
         Barrier::Memory => ("memory_mib", "what one user may have of the memory of all clients"),
-        Barrier::UserClients | Barrier::Clients | Barrier::UserSources => {
+        Barrier::UserClients | Barrier::Clients | Barrier::UserSources | Barrier::UserMappedFrames => {
             return internal("a count was taken for memory");
         }
     };
@@ -110,7 +110,7 @@ pub fn no_room(
             mib(limits.memory_bytes),
             mib(own_bytes)
         ),
-        Barrier::UserClients | Barrier::Clients | Barrier::UserSources => {
+        Barrier::UserClients | Barrier::Clients | Barrier::UserSources | Barrier::UserMappedFrames => {
             return internal("a count was taken for memory");
         }
     };

@@ -11,6 +11,7 @@ use reeld_protocol::SealedMemfd;
 use reeld_protocol::error::{ErrorCode, WireError};
 use rustix::fs::{FileType, OFlags};
 
+use super::mappings::Mapping;
 use crate::link::FileIdentity;
 
 /// A file that passed the checks.
@@ -20,10 +21,18 @@ pub struct SourceFile {
     pub fd: OwnedFd,
     /// Which file it is.
     pub identity: FileIdentity,
+    /// The frames that its client says it has, if it said so.
+    pub mapping: Option<Mapping>,
 }
 
-/// Checks a descriptor that a client sent. `label` is what messages call the file.
-pub fn check(fd: OwnedFd, is_memory: bool, label: &str) -> Result<SourceFile, WireError> {
+/// Checks a descriptor that a client sent, and reads the mapping that came with it. `label` is what messages call
+/// the file.
+pub fn check(
+    fd: OwnedFd,
+    mapping: Option<OwnedFd>,
+    is_memory: bool,
+    label: &str,
+) -> Result<SourceFile, WireError> {
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| unreadable(label, error))?;
     let access = flags & OFlags::RWMODE;
     if flags.contains(OFlags::PATH) || access == OFlags::WRONLY {
@@ -49,7 +58,8 @@ pub fn check(fd: OwnedFd, is_memory: bool, label: &str) -> Result<SourceFile, Wi
     };
     let fd = OwnedFd::from(file);
     let fd = if is_memory { sealed(fd, label)? } else { fd };
-    Ok(SourceFile { fd, identity })
+    let mapping = mapping.map(Mapping::read).transpose()?;
+    Ok(SourceFile { fd, identity, mapping })
 }
 
 fn sealed(fd: OwnedFd, label: &str) -> Result<OwnedFd, WireError> {
@@ -80,15 +90,15 @@ mod tests {
     use super::*;
 
     fn code_of(fd: impl Into<OwnedFd>, is_memory: bool) -> ErrorCode {
-        check(fd.into(), is_memory, "test").unwrap_err().code
+        check(fd.into(), None, is_memory, "test").unwrap_err().code
     }
 
     #[test]
     fn regular_file_is_accepted_with_its_identity() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, b"twelve bytes").unwrap();
-        let one = check(file.reopen().unwrap().into(), false, "a").unwrap();
-        let other = check(file.reopen().unwrap().into(), false, "b").unwrap();
+        let one = check(file.reopen().unwrap().into(), None, false, "a").unwrap();
+        let other = check(file.reopen().unwrap().into(), None, false, "b").unwrap();
         assert_eq!(one.identity, other.identity);
         assert_eq!(one.identity.size_bytes, 12);
     }
@@ -112,7 +122,7 @@ mod tests {
     #[test]
     fn memory_that_can_still_change_is_refused() {
         let memory = SealedMemfd::new("test", b"bytes").unwrap().into_fd();
-        assert!(check(memory, true, "memory").is_ok());
+        assert!(check(memory, None, true, "memory").is_ok());
         let open = rustix::fs::memfd_create("open", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::io::write(&open, b"bytes").unwrap();
         assert_eq!(code_of(open, true), ErrorCode::InvalidRequest);

@@ -83,6 +83,11 @@ const VARIABLES: &[(&str, &str, &str)] = &[
         "none of their own; a private daemon that they start inherits it",
     ),
     (
+        "REELD_SPOOL_MAX_BYTES",
+        "",
+        "how large a file-like object may be that a decoder is made from in Python, in bytes; else 4 GiB",
+    ),
+    (
         "REELD_BINARY",
         "",
         "the `reeld` to start as a private daemon; else the one beside the program or interpreter, else the one on `PATH`",

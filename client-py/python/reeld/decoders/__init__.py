@@ -8,6 +8,7 @@ Example:
 """
 
 from reeld.decoders._cpu_fallback import CpuFallbackStatus
+from reeld.decoders._spool import on_spool_progress, set_spool_limit
 from reeld.decoders._video_decoder import VideoDecoder
 
-__all__ = ["CpuFallbackStatus", "VideoDecoder"]
+__all__ = ["CpuFallbackStatus", "VideoDecoder", "on_spool_progress", "set_spool_limit"]

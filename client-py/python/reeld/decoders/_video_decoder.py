@@ -12,12 +12,20 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
-from reeld import _arrays, client, transforms as decoder_transforms
-from reeld._bounds import StreamBounds, as_seconds
+from reeld import _arrays, client
+from reeld import transforms as decoder_transforms
+from reeld._bounds import MappedBounds, StreamBounds, as_seconds
 from reeld._native import Wanted
 from reeld.decoders._cpu_fallback import CpuFallbackStatus
-from reeld.decoders._sources import checked_source
-from reeld.errors import ArgumentTypeError, InvalidRequestError, RangeError, UnsupportedError
+from reeld.decoders._mappings import FrameMappings, read_mappings
+from reeld.decoders._sources import opened_source
+from reeld.errors import (
+    ArgumentTypeError,
+    InvalidRequestError,
+    LimitReachedError,
+    RangeError,
+    UnsupportedError,
+)
 from reeld.frames import Frame, FrameBatch
 from reeld.metadata import VideoStreamMetadata
 
@@ -27,7 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reeld._bounds import Indices, Times
-    from reeld._native import Part
+    from reeld._native import Part, Video
+    from reeld.decoders._mappings import SupportsRead
     from reeld.decoders._sources import Source
     from reeld.transforms import DecoderTransform
 
@@ -39,20 +48,36 @@ _VALUE_BYTES = {"uint8": 1, "float32": 4}
 # The hint for the daemon has 16 bits; no machine decodes one video with as many threads.
 _THREAD_COUNT_MAX = 2**16 - 1
 _STREAM_INDEX_MAX = 2**32 - 1
+# What was read from a file-like object is copied twice on the way to another process, and held there.
+_PICKLED_BYTES_MAX = 256 << 20
+_BYTES_MAX = 2**63 - 1
 
 
 class VideoDecoder:
     """The frames of one video stream, decoded by the daemon.
 
     A drop-in for TorchCodec's class of the same name. A decoder may be used from several threads, survives
-    ``fork``, and can be pickled: the copy opens the same source again.
+    ``fork``, and can be pickled: the copy opens the same path again. Bytes, arrays and tensors go with the
+    pickle; so do the contents of files and file-like objects up to 256 MiB, and what is larger cannot be
+    pickled.
 
     Frames are views of memory that the daemon wrote, writable, and shared with children that are forked while
     they are held; the memory is given back when the last view of it dies. Where torch is installed they are
     tensors, else numpy arrays.
 
     Args:
-        source: A path, or the bytes of a whole file.
+        source: Where the video is:
+
+            - A path: str, ``pathlib.Path`` or any ``os.PathLike``. A str such as ``"s3://…"`` is taken for a
+              URL, which the daemon cannot open, also where a local file has that name: pass ``pathlib.Path``
+              for that.
+            - The bytes of a whole file: bytes, bytearray, a memoryview, a numpy array or a tensor of uint8,
+              contiguous. They are copied once, into memory that the daemon reads.
+            - A file opened with ``open(path, "rb")``: as its path, whatever has become of that.
+            - Any other binary file-like object with ``read(size)`` and ``seek(offset, whence)``, such as
+              fsspec's. It is read from its begin to its end when the decoder is made, and not used
+              afterwards: up to 64 MiB into memory, more into a file without a name in ``$TMPDIR``; see
+              :func:`set_spool_limit` and :func:`on_spool_progress`.
         stream_index: Position of the stream among all streams of the file. Default: the video stream that
             FFmpeg prefers.
         dimension_order: ``"NCHW"`` or ``"NHWC"``. Frames lie in memory as NHWC; the former is a permuted
@@ -62,11 +87,16 @@ class VideoDecoder:
         device: ``"cpu"``, or None for torch's default device.
         seek_mode: ``"exact"`` finds frames by an index of the whole file, which the daemon makes once;
             ``"approximate"`` by arithmetic on what the header says.
-        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`, TorchCodec's, or
-            torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``. ``metadata`` still tells the
-            size before them.
+        transforms: What is done to the frames, in this order: objects of :mod:`reeld.transforms`,
+            TorchCodec's, or torchvision's ``v2.Resize``, ``v2.CenterCrop`` and ``v2.RandomCrop``.
+            ``metadata`` still tells the size before them.
         output_dtype: ``uint8`` for values in [0, 255] or ``float32`` for values in [0, 1]: torch's dtype,
             numpy's, or its name; or ``"auto"``, which is ``float32`` for videos of more than 8 bits.
+        custom_frame_mappings: All frames of the stream, if they are known already: JSON as ``ffprobe
+            -show_entries frame=pts,pkt_pts,duration,pkt_duration,key_frame -of json`` writes it, in ticks of
+            the stream's time base, as str, bytes or in a file-like object. It spares the scan that
+            ``"exact"`` makes, and counts for this decoder alone. ``metadata`` shows the header's values then.
+            One that is wrong gives other frames, or errors. Not with ``"approximate"``.
 
     Attributes:
         metadata (VideoStreamMetadata): What is known of the stream.
@@ -75,6 +105,7 @@ class VideoDecoder:
 
     Raises:
         MediaError: The file is missing, not a regular file, or cannot be read as media.
+        LimitReachedError: A file-like object is larger than allowed, or a mapping has too many frames.
         InvalidRequestError: An argument has a value that is not allowed, or the file has no such video
             stream.
         RangeError: A transform's size is not positive, or is larger than the frame that it is cut from.
@@ -103,27 +134,32 @@ class VideoDecoder:
         seek_mode: Literal["exact", "approximate"] = "exact",
         transforms: Sequence[DecoderTransform | nn.Module] | None = None,
         output_dtype: DType = "uint8",
+        custom_frame_mappings: str | bytes | SupportsRead | None = None,
     ) -> None:
         _check_choice("seek mode", seek_mode, _SEEK_MODES)
+        mappings = _mappings(custom_frame_mappings, seek_mode)
         _check_choice("dimension order", dimension_order, _DIMENSION_ORDERS)
         thread_count = _thread_count(num_ffmpeg_threads)
         dtype = _dtype_name(output_dtype)
         _check_device(device)
-        self._source = checked_source(source)
+        opened = opened_source(source)
+        self._path, self._is_in_memory = opened.path, opened.is_in_memory
         self._options = {
             "stream_index": stream_index,
             "dimension_order": dimension_order,
             "num_ffmpeg_threads": num_ffmpeg_threads,
             "seek_mode": seek_mode,
             "output_dtype": dtype,
+            "custom_frame_mappings": mappings,
         }
         self._channels_first = dimension_order == "NCHW"
         self._native = client.default_client().open(
-            self._source,
+            opened.native,
             stream=_stream(stream_index),
             seek_mode=seek_mode,
             dtype=dtype,
             thread_count=thread_count,
+            mapping=None if mappings is None else mappings.native(),
         )
         self.metadata = VideoStreamMetadata.from_description(self._native.description())
         self.stream_index = self.metadata.stream_index
@@ -133,8 +169,8 @@ class VideoDecoder:
             self._options["transforms"] = settled
         self._dtype = self._native.dtype()
         self._frame_size = self._native.frame_size()
-        self._bounds = _stream_bounds(self.metadata, self._frame_bytes(), self._native.quota_bytes())
-        self._num_frames = self._bounds.frame_count
+        self._bounds = _stream_bounds(self.metadata, self._frame_bytes(), self._native)
+        self._num_frames = self._bounds.length
         self.cpu_fallback = CpuFallbackStatus()
 
     def __len__(self) -> int:
@@ -333,9 +369,11 @@ class VideoDecoder:
             5
         """
         wanted = self._bounds.played_in_range(start_seconds, stop_seconds)
-        if wanted is None or fps is None:
+        # A rate that is no number is wrong also where there are no frames to be had at it.
+        rate = None if fps is None else as_seconds(fps)
+        if wanted is None or rate is None:
             return self._batch(wanted)
-        return self._resampled(as_seconds(start_seconds), as_seconds(stop_seconds), as_seconds(fps))
+        return self._resampled(as_seconds(start_seconds), as_seconds(stop_seconds), rate)
 
     def get_all_frames(self, fps: float | None = None) -> FrameBatch:
         """All frames of the stream.
@@ -363,7 +401,17 @@ class VideoDecoder:
         return self.key_frame_indices
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self._source, self._options, client.explicit_socket())
+        return _reopen, (self._path or self._content(), self._options, client.explicit_socket())
+
+    def _content(self) -> bytes:
+        """What the decoder was made from, where that was no path."""
+        content = self._native.content(_BYTES_MAX if self._is_in_memory else _PICKLED_BYTES_MAX)
+        if content is None:
+            raise LimitReachedError(
+                f"A decoder that was made from a file or file-like object of more than {_PICKLED_BYTES_MAX} "
+                "bytes cannot be pickled or copied: make it from a path, or in the process that uses it."
+            )
+        return content
 
     def _frame_bytes(self) -> int:
         height, width = self._frame_size
@@ -407,6 +455,18 @@ def _reopen(source: str | bytes, options: dict[str, object], socket: str | None)
     """A pickled decoder, in the process that it came to."""
     client.use_socket(socket)
     return VideoDecoder(source, **options)  # pyright: ignore[reportArgumentType] # as they were given once
+
+
+def _mappings(
+    given: str | bytes | SupportsRead | FrameMappings | None, seek_mode: str
+) -> FrameMappings | None:
+    if given is None or isinstance(given, FrameMappings):
+        return given
+    if seek_mode == "approximate":
+        raise InvalidRequestError(
+            "custom_frame_mappings is incompatible with seek_mode='approximate': leave seek_mode out."
+        )
+    return read_mappings(given)
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -458,19 +518,22 @@ def _stream(stream_index: int | None) -> int | None:
     return stream
 
 
-def _stream_bounds(metadata: VideoStreamMetadata, frame_bytes: int, quota_bytes: int) -> StreamBounds:
+def _stream_bounds(metadata: VideoStreamMetadata, frame_bytes: int, native: Video) -> StreamBounds:
     begin, end = metadata.begin_stream_seconds, metadata.end_stream_seconds
     count, height, width = metadata.num_frames, metadata.height, metadata.width
     if begin is None or end is None or count is None or height is None or width is None:
         raise InvalidRequestError(
             "The header tells neither the number of frames nor the duration: open it with seek_mode='exact'."
         )
-    if metadata.num_frames_from_content is None and metadata.average_fps_from_header is None:
+    mapped = native.mapped_bounds()
+    is_by_header = metadata.num_frames_from_content is None and mapped is None
+    if is_by_header and metadata.average_fps_from_header is None:
         raise UnsupportedError("The header tells no frame rate: open it with seek_mode='exact'.")
     return StreamBounds(
-        frame_count=count,
+        length=count,
         begin_seconds=begin,
         end_seconds=end,
         frame_bytes=frame_bytes,
-        quota_bytes=quota_bytes,
+        quota_bytes=native.quota_bytes(),
+        mapped=mapped and MappedBounds(frame_count=mapped[0], begin_seconds=mapped[1], end_seconds=mapped[2]),
     )

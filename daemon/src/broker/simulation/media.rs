@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use reeld_protocol::SealedMemfd;
 use reeld_protocol::Transform;
 use reeld_protocol::ids::StreamIndex;
+use reeld_protocol::mapping::{self, MappedFrame};
 use reeld_protocol::metadata::{MediaMetadata, MediaType, Rational, StreamMetadata, VideoHeader};
 
 use crate::link::index::{Index, IndexEntry};
@@ -101,6 +102,19 @@ impl SimulatedFile {
             is_reference: true,
         };
         Index::new(TIME_BASE, (0..self.frame_count).map(entry).collect())
+    }
+
+    /// What a client says that a scan would find: the right times, and keyframes where there are none.
+    #[allow(clippy::expect_used, reason = "without memory there is no simulation")]
+    pub fn mapping(&self) -> OwnedFd {
+        let frame = |frame: u64| MappedFrame {
+            pts: frame as i64 * TICKS_PER_FRAME,
+            duration: TICKS_PER_FRAME,
+            is_key: frame % 7 == 3,
+        };
+        let frames: Vec<_> = (0..self.frame_count).map(frame).collect();
+        let bytes = mapping::to_bytes(&frames).expect("frames");
+        SealedMemfd::new("simulated", &bytes).expect("a memfd").into_fd()
     }
 
     /// What stands where the time of a frame would: a number that no other frame of any file has.

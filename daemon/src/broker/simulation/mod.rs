@@ -142,7 +142,11 @@ const ENDS: [i32; 8] = [11, 11, 11, 11, 9, 9, 9, 0];
 
 fn open(world: &mut World, client: usize, program: &mut Program<'_>) {
     let file = program.below(world.files.len());
-    let seek_mode = if program.below(4) == 0 { SeekMode::Approximate } else { SeekMode::Exact };
+    let seek_mode = match program.below(4) {
+        0 => SeekMode::Approximate,
+        1 => SeekMode::Mapped,
+        _ => SeekMode::Exact,
+    };
     world.open(client, file, seek_mode, program.below(4) == 3);
 }
 

@@ -164,8 +164,11 @@ impl World {
         let Some(asking) = &mut self.clients[client] else { return };
         let id = asking.expect(Expected::Source(file));
         let request = Request::OpenSource(open);
-        let fd = self.files[file].fd();
-        self.send(client, request.kind(), id, request.encode().expect("a request that fits"), vec![fd]);
+        let mut fds = vec![self.files[file].fd()];
+        if seek_mode == SeekMode::Mapped {
+            fds.push(self.files[file].mapping());
+        }
+        self.send(client, request.kind(), id, request.encode().expect("a request that fits"), fds);
     }
 
     /// Sends a request, with words in memory where there are some.

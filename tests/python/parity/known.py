@@ -1,0 +1,141 @@
+"""The differences that docs/differences.md names: when each applies, and what is checked instead.
+
+A rule never accepts just anything: our answer must then be the error that is promised, or equal that of
+another TorchCodec decoder or of `oracle.py`. Whatever no rule accepts is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from support import Outcome, outcome
+
+from parity import clips, runner
+from parity.oracle import InOrder
+from parity.programs import Program, value
+from parity.runner import Finding, Library
+
+Call = tuple[Any, ...]
+
+
+def rule_for_opening(program: Program, ours: Outcome, reference: Outcome) -> str | None:
+    """The rule by which opening a file may end differently."""
+    if program.clip.endswith(".txt") and reference.error is None and isinstance(ours.error, RuntimeError):
+        return "formats by name"
+    is_dtype_by_name = program.option("output_dtype") in ("uint8", "float32")
+    if is_dtype_by_name and ours.error is None and isinstance(reference.error, ValueError):
+        return "dtypes by name"
+    return None
+
+
+def finding(
+    program: Program, position: int, ours: tuple[Library, Any], reference: tuple[Library, Any]
+) -> Finding:
+    """How the answers to one call compare."""
+    call = program.calls[position]
+    our_answer = runner.answer(*ours, program, position)
+    if _reads_out_of_bounds(call):
+        is_right = isinstance(our_answer.error, ValueError)
+        return Finding(position, "dimensions" if is_right else runner.DIFFERENT, repr(our_answer))
+    words = runner.difference(our_answer, runner.answer(*reference, program, position))
+    if words is None:
+        return Finding(position, runner.SAME)
+    for rule in RULES:
+        if rule.applies(program, call):
+            objection = rule.objection(program, position, reference[0], our_answer)
+            if objection is None:
+                return Finding(position, rule.name, words)
+            words += f" / {rule.name}: {objection}"
+    return Finding(position, runner.DIFFERENT, words)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One known difference between answers to calls."""
+
+    name: str
+    applies: Callable[[Program, Call], bool]
+    objection: Callable[[Program, int, Library, Outcome], str | None]
+    """What is wrong with our answer all the same."""
+
+
+# ------------------------------------------------------------------------------------------- when
+
+
+def _reads_out_of_bounds(call: Call) -> bool:
+    """Whether TorchCodec would read, for this call, memory that is none of its own."""
+    name, *arguments = call
+    if name not in ("get_frames_at", "submit", "get_frames_played_at"):
+        return False
+    numbers = value(arguments[0])
+    if isinstance(numbers, list):
+        return any(isinstance(item, list) for item in numbers)
+    return getattr(numbers, "ndim", 1) > 1
+
+
+def _is_damaged(program: Program, _: Call) -> bool:
+    return program.clip.startswith("broken_")
+
+
+def _changes_size(program: Program, _: Call) -> bool:
+    return program.clip == "size_change.ts"
+
+
+def _seeks_badly(program: Program, call: Call) -> bool:
+    """Where FFmpeg's seeking finds other places than TorchCodec needs.
+
+    Transport streams have no index; approximate mode has none either; and a time just before a keyframe is
+    that keyframe's, once it is rounded to the container's ticks.
+    """
+    is_approximate = program.option("seek_mode") == "approximate"
+    return program.clip.endswith(".ts") or is_approximate or call[0] == "get_frame_played_at"
+
+
+# ------------------------------------------------------------------------------------ checked by
+
+
+def _differs_from_fresh(program: Program, position: int, reference: Library, ours: Outcome) -> str | None:
+    """Compares with a TorchCodec decoder that was asked for nothing else before."""
+    fresh = runner.opened(reference, program)
+    return runner.difference(
+        ours, fresh if fresh.error else runner.answer(reference, fresh.value, program, position)
+    )
+
+
+def _differs_in_order(program: Program, position: int, reference: Library, ours: Outcome) -> str | None:
+    """Compares with the frames as they come without seeking."""
+    oracle = outcome(lambda: InOrder(program))
+    return runner.difference(
+        ours, oracle if oracle.error else runner.answer(reference, oracle.value, program, position)
+    )
+
+
+def _is_no_result(program: Program, position: int, reference: Library, ours: Outcome) -> str | None:
+    """An error that says that the frames cannot be had, or frames of the right size."""
+    del position, reference
+    if ours.error is not None:
+        return None if isinstance(ours.error, RuntimeError | IndexError) else runner.short(ours.error)
+    stream_index = program.option("stream_index")
+    facts = clips.facts(program.clip, stream_index if isinstance(stream_index, int) else None)
+    pixels = getattr(ours.value, "data", ours.value)
+    frame_shape = sorted(pixels.shape[-3:])
+    if frame_shape != sorted((3, facts.height, facts.width)):
+        return f"frames of the shape {frame_shape}"
+    return None
+
+
+RULES = [
+    Rule(
+        "history",
+        lambda program, call: _seeks_badly(program, call) or _is_damaged(program, call),
+        _differs_from_fresh,
+    ),
+    Rule("seek", _seeks_badly, _differs_in_order),
+    Rule(
+        "damage",
+        lambda program, call: _is_damaged(program, call) or _changes_size(program, call),
+        _is_no_result,
+    ),
+]
