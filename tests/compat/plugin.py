@@ -78,7 +78,10 @@ def _replacements() -> dict[str, dict[str, Any]]:
             "SimpleVideoDecoder": compat.SimpleVideoDecoder,
             "VideoStreamMetadata": metadata.VideoStreamMetadata,
         },
-        "torchcodec.decoders._video_decoder": decoder_classes,
+        "torchcodec.decoders._video_decoder": {
+            **decoder_classes,
+            "_read_custom_frame_mappings": compat._read_custom_frame_mappings,
+        },
         "torchcodec.samplers": {name: getattr(samplers, name) for name in samplers.__all__},
         "torchcodec.transforms": {name: getattr(transforms, name) for name in transforms.__all__},
         "torchcodec.samplers._common": {"_POLICY_FUNCTIONS": compat._POLICY_FUNCTIONS},
