@@ -116,7 +116,7 @@ def test_the_processor_under_all_its_names(media: Path, device: Any) -> None:
 
 
 SOURCES: list[Any] = [
-    *(3, None, 1.5, ["a.mp4"], bytearray(b"12"), io.StringIO("text")),
+    *(3, None, 1.5, ["a.mp4"], io.StringIO("text")),
     *(b"", b"hello " * 100, "", "with\0zero"),
 ]
 
