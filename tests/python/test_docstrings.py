@@ -38,14 +38,16 @@ def test_examples(name: str, media: Path) -> None:
 def public_objects() -> dict[str, Any]:
     """What `__all__` of the public modules names, and the public methods of its classes, by their paths."""
     found: dict[str, Any] = {}
+    seen: set[int] = set()
     for name in MODULES:
         module = importlib.import_module(name)
         if any(part.startswith("_") for part in name.split(".")) or not hasattr(module, "__all__"):
             continue
         for member_name in module.__all__:
             member = getattr(module, member_name)
-            if isinstance(member, str | ModuleType):
+            if isinstance(member, str | ModuleType) or id(member) in seen:
                 continue
+            seen.add(id(member))
             found[f"{name}.{member_name}"] = member
             if inspect.isclass(member) and not issubclass(member, Exception):
                 found |= {f"{name}.{member_name}.{key}": method for key, method in public_methods(member)}
@@ -63,6 +65,9 @@ def public_methods(kind: type) -> list[tuple[str, Any]]:
     ]
 
 
+SOURCES = {str(file) for folder in reeld.__path__ for file in Path(folder).rglob("*.py")} | {__file__}
+
+
 def raises_itself(subject: Any) -> bool:
     """Whether the body of a function, or that of a class's construction, has a `raise` of its own."""
     functions = [subject]
@@ -71,7 +76,8 @@ def raises_itself(subject: Any) -> bool:
     return any(
         isinstance(node, ast.Raise)
         for function in functions
-        if inspect.isfunction(function) and function.__code__.co_filename != "<string>"
+        # Dataclasses and protocols have some that are not of this package.
+        if inspect.isfunction(function) and function.__code__.co_filename in SOURCES
         for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
     )
 

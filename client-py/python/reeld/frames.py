@@ -34,13 +34,34 @@ class _Movable:
     """What trainers do with whatever a loader gives them: torch's loader pins it, Lightning moves it."""
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
-        """The same with ``data`` on this device; where it is there already, this object. Times stay."""
+        """The same with ``data`` on this device; where it is there already, this object. Times stay.
+
+        Args:
+            device: As for ``torch.Tensor.to``.
+            non_blocking: Whether not to wait for the copy, if ``data`` is pinned.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> frame = VideoDecoder(video_path).get_frame_at(0)
+            >>> frame.to("meta").data.device, frame.to("cpu") is frame
+            (device(type='meta'), True)
+        """
         data = cast("Any", self).data
         moved = data.to(device, non_blocking=non_blocking)
         return self if moved is data else replace(cast("Any", self), data=moved)
 
     def pin_memory(self) -> Self:
-        """The same with ``data`` in page-locked memory, which is a copy. Times stay where they are."""
+        """The same with ``data`` in page-locked memory, which is a copy. Times stay where they are.
+
+        ``DataLoader(pin_memory=True)`` calls it; torch refuses where there is no device to pin memory for.
+
+        Example:
+            >>> import torch
+            >>> from reeld.decoders import VideoDecoder
+            >>> frame = VideoDecoder(video_path).get_frame_at(0)
+            >>> not torch.cuda.is_available() or frame.pin_memory().data.is_pinned()
+            True
+        """
         whole = cast("Any", self)
         return replace(whole, data=whole.data.pin_memory())
 
