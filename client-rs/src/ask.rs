@@ -15,6 +15,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::options::OpenOptions;
 use crate::source::SourceFile;
+use crate::ticket::Ticket;
 use crate::video::Video;
 
 /// A request in the words of this side: it names videos, not what one connection calls them.
@@ -22,6 +23,7 @@ pub(crate) enum Ask {
     Open { file: SourceFile, options: OpenOptions },
     Frames { parts: Vec<(Video, Wanted)>, priority: i8 },
     Status,
+    Redeem(Ticket),
 }
 
 /// A request as one connection understands it, with its descriptors.
@@ -36,6 +38,7 @@ impl Ask {
                 Expected::Frames(parts.iter().map(|(video, _)| video.dtype()).collect())
             }
             Ask::Status => Expected::Status,
+            Ask::Redeem(ticket) => Expected::Redeemed(ticket.parts.clone()),
         }
     }
 
@@ -67,7 +70,7 @@ impl Ask {
     fn sources<E>(&self, source: impl Fn(&Video) -> Result<SourceId, E>) -> Result<Vec<SourceId>, E> {
         match self {
             Ask::Frames { parts, .. } => parts.iter().map(|(video, _)| source(video)).collect(),
-            Ask::Open { .. } | Ask::Status => Ok(Vec::new()),
+            Ask::Open { .. } | Ask::Status | Ask::Redeem(_) => Ok(Vec::new()),
         }
     }
 
@@ -80,6 +83,12 @@ impl Ask {
         match self {
             Ask::Open { file, options } => Ok(open_source(file, options)),
             Ask::Status => Ok((Request::Status, Vec::new())),
+            Ask::Redeem(ticket) if ticket.instance != connection.welcome().instance => {
+                let message = "these frames are lost: the daemon that kept them was restarted, or their ticket is \
+                               of another daemon";
+                Err(Error::FramesLost(message.into()))
+            }
+            Ask::Redeem(ticket) => Ok((Request::RedeemTicket(ticket.number), Vec::new())),
             Ask::Frames { parts, priority } => {
                 let bulk = Bulk::new(parts.iter().map(|(_, wanted)| wanted));
                 bulk.check_quota(connection.ledger().quota_bytes())?;

@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{Dtype, GetFrames, Message, Request, SourceOpened};
+use reeld_protocol::message::{Dtype, GetFrames, Message, PartLayout, Request, SourceOpened, Ticket};
 use reeld_protocol::status::Status;
 
 use crate::ask::millis_until;
@@ -21,6 +21,7 @@ pub(crate) enum Answer {
     SourceOpened(Box<SourceOpened>),
     Frames(Frames),
     Status(Box<Status>),
+    Ticket(Ticket),
 }
 
 /// How a request ended.
@@ -33,6 +34,9 @@ pub(crate) enum Expected {
     /// One part for each, of this type.
     Frames(Vec<Dtype>),
     Status,
+    Ticket,
+    /// What lies in the slot that a ticket stands for.
+    Redeemed(Vec<PartLayout>),
 }
 
 /// A request as it was sent, kept to be sent again.
@@ -327,7 +331,7 @@ impl Calls {
     pub(crate) fn has_frames_in_flight(&self) -> bool {
         let is_due = |call: &Call| {
             matches!(call.stage, Stage::InFlight | Stage::Borrowed)
-                && matches!(call.expected, Expected::Frames(_))
+                && matches!(call.expected, Expected::Frames(_) | Expected::Redeemed(_))
         };
         self.calls.values().any(is_due)
     }
@@ -364,7 +368,9 @@ impl Calls {
     pub(crate) fn borrow_leased(&mut self) -> Option<(CallKey, Frames)> {
         let is_leased = |call: &Call| match &call.stage {
             Stage::Done(Ok(Answer::Frames(frames))) => !frames.is_copied(),
-            Stage::Done(Ok(Answer::SourceOpened(_) | Answer::Status(_)) | Err(_)) => false,
+            Stage::Done(Ok(Answer::SourceOpened(_) | Answer::Status(_) | Answer::Ticket(_)) | Err(_)) => {
+                false
+            }
             Stage::InFlight | Stage::Starved(_) | Stage::Borrowed | Stage::Taken => false,
         };
         let (key, call) = self.calls.iter_mut().find(|(_, call)| is_leased(call))?;

@@ -260,7 +260,9 @@ fn reopen(
     connection.abandon(key);
     match outcome? {
         Answer::SourceOpened(opened) => Ok(*opened),
-        Answer::Frames(_) | Answer::Status(_) => Err(Error::Protocol("an answer of another kind".into())),
+        Answer::Frames(_) | Answer::Status(_) | Answer::Ticket(_) => {
+            Err(Error::Protocol("an answer of another kind".into()))
+        }
     }
 }
 

@@ -69,7 +69,11 @@ impl Broker {
                 "{} clients of this user are connected (user_client_count_max); end some, or raise the limit",
                 limits.user_client_count_max
             ),
-            Barrier::Clients | Barrier::UserSources | Barrier::UserMemory | Barrier::Memory => format!(
+            Barrier::Clients
+            | Barrier::UserSources
+            | Barrier::UserMemory
+            | Barrier::Lent
+            | Barrier::Memory => format!(
                 "{} clients are connected (client_count_max); end some, or raise the limit",
                 limits.client_count_max
             ),
