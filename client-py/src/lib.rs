@@ -1,12 +1,13 @@
 //! The native module `reeld._native`: the Rust client as Python sees it. The way of a call: `client.rs` opens
 //! a `video.rs`, which is asked for what a `wanted.rs` says; a `pending.rs` or `wait.rs` waits for the reply,
-//! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`.
+//! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`; `memory.rs` hands frames on.
 //!
 //! The interface for callers does not live here but in `python/reeld`.
 
 mod client;
 mod dlpack;
 mod error;
+mod memory;
 mod part;
 mod pending;
 mod pixels;
@@ -22,6 +23,8 @@ mod _native {
 
     #[pymodule_export]
     use crate::client::Client;
+    #[pymodule_export]
+    use crate::memory::{Memory, name_session};
     #[pymodule_export]
     use crate::part::Part;
     #[pymodule_export]

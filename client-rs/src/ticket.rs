@@ -2,11 +2,13 @@
 //!
 //! What it is worth is known to the daemon alone.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reeld_protocol::codec;
 use reeld_protocol::message::{self, PartLayout};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::Error;
 use crate::fork::PerProcess;
@@ -67,12 +69,18 @@ impl Ticket {
         Ok(Ticket { instance, number, parts })
     }
 
-    /// Names the process, by a pidfd, for as long as which tickets of this process shall hold at least: the one
-    /// that is to redeem them, or its parent, so that they outlive this one. It holds for connections that have not
-    /// handed on anything yet. A forked child names its own.
-    pub fn name_session(process: impl Into<OwnedFd>) {
-        let process = Some(Arc::new(process.into()));
+    /// Names the process for as long as which tickets of this process shall hold at least, so that they outlive
+    /// this one: the one that is to redeem them, or the parent of both. It holds for connections that have not handed
+    /// on anything yet. A forked child names its own.
+    ///
+    /// # Errors
+    /// What the kernel says where there is no such process, or where it knows no pidfds. Then tickets hold as long
+    /// as this process.
+    pub fn name_session(process_id: u32) -> io::Result<()> {
+        let pid = i32::try_from(process_id).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        let process = Some(Arc::new(pidfd_open(pid, PidfdFlags::empty())?));
         *SESSION.get().lock().unwrap_or_else(PoisonError::into_inner) = process;
+        Ok(())
     }
 }
 

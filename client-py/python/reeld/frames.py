@@ -6,17 +6,28 @@ How the pixels got here does not live in this file: the classes hold any tensor 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import types
+    from typing import Any
 
     import torch
 
+    from reeld._native import Memory
 
-class _ShortRepr:
-    """Shows the shape of ``data`` instead of its values, one field a line."""
+
+class _Frames:
+    """Shows the shape of ``data`` instead of its values, one field a line, and is copied field by field."""
+
+    # Where the pixels lie if they are a view of the daemon's memory, so that they can be handed to another process
+    # without a copy. Not a field, and not more than a hint: `data` may have been replaced.
+    _memory: Memory | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Whoever copies or pickles frames gets pixels of their own.
+        return {name: value for name, value in self.__dict__.items() if name != "_memory"}
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}:"]
@@ -30,7 +41,7 @@ class _ShortRepr:
 
 
 @dataclass(repr=False)
-class Frame(_ShortRepr):
+class Frame(_Frames):
     """One frame and when it is shown.
 
     Iterating gives the three fields, so ``data, pts_seconds, duration_seconds = frame`` works.
@@ -63,7 +74,7 @@ class Frame(_ShortRepr):
 
 
 @dataclass(repr=False)
-class FrameBatch(_ShortRepr):
+class FrameBatch(_Frames):
     """Several frames in one tensor, and when each is shown.
 
     Indexing and slicing apply to all three fields and give another ``FrameBatch``; iterating gives one
@@ -103,7 +114,53 @@ class FrameBatch(_ShortRepr):
         return len(self.data)
 
     def __getitem__(self, key: int | slice | list[int] | torch.Tensor | types.EllipsisType) -> FrameBatch:
-        return FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
+        part = FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
+        part._memory = self._memory
+        return part
+
+    def pin_memory(self, device: torch.device | str | None = None) -> FrameBatch:
+        """The same frames in page-locked memory, from which copies to a GPU need not wait.
+
+        A ``DataLoader`` with ``pin_memory=True`` calls this.
+
+        Args:
+            device: As for ``torch.Tensor.pin_memory``.
+
+        Returns:
+            A batch of pinned tensors; where there is no such device, what torch makes of that.
+
+        Example:
+            >>> import torch
+            >>> from reeld.decoders import VideoDecoder
+            >>> batch = VideoDecoder(video_path).get_frames_at([0, 1])
+            >>> len(batch.pin_memory()) if torch.cuda.is_available() else len(batch)
+            2
+        """
+        options: dict[str, Any] = {} if device is None else {"device": device}
+        tensors = (self.data, self.pts_seconds, self.duration_seconds)
+        data, pts_seconds, duration_seconds = (tensor.pin_memory(**options) for tensor in tensors)
+        return replace(self, data=data, pts_seconds=pts_seconds, duration_seconds=duration_seconds)
+
+    def to(self, *args: Any, **kwargs: Any) -> FrameBatch:
+        """The same frames with ``data`` on another device, or of another type.
+
+        Args:
+            args: As for ``torch.Tensor.to``.
+            kwargs: As for ``torch.Tensor.to``.
+
+        Returns:
+            A batch with the same times, which stay in the CPU's memory.
+
+        Example:
+            >>> import torch
+            >>> from reeld.decoders import VideoDecoder
+            >>> batch = VideoDecoder(video_path).get_frames_at([0, 1])
+            >>> batch.to(torch.float32).data.dtype
+            torch.float32
+        """
+        moved = replace(self, data=self.data.to(*args, **kwargs))
+        moved._memory = self._memory
+        return moved
 
     def __iter__(self) -> Iterator[FrameBatch]:
         return (self[position] for position in range(len(self)))
