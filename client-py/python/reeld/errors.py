@@ -69,6 +69,12 @@ class LimitReachedError(ReeldError, RuntimeError):
     """Another limit than that of memory was reached, such as open videos or requests in flight."""
 
 
+class FramesLostError(ReeldError, RuntimeError):
+    """Frames of another process are lost: they were taken over already, the processes that they depended on have
+    ended, or the daemon was restarted.
+    """
+
+
 class InternalError(ReeldError, RuntimeError):
     """The daemon made a mistake; its log has the details."""
 

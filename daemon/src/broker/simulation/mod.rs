@@ -62,6 +62,8 @@ pub struct Outcome {
     pub errors: u64,
     /// Engines that ended at work.
     pub crashes: u64,
+    /// Tickets that were redeemed.
+    pub tickets_redeemed: u64,
 }
 
 /// Runs a program and checks at every step what must always hold, and in the end that nothing is left.
@@ -87,6 +89,8 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         0 | 1 => world.connect(program.below(2) as u32).await,
         2 | 3 => open(world, client, program),
         4..=9 => get_frames(world, client, program),
+        11 if decision / 32 > 5 => world.redeem_ticket(client, program.below(8)),
+        12 if decision / 32 > 3 => world.issue_ticket(client, program.below(8)),
         10 | 11 => give_back(world, client, program.below(8)),
         12 => guess_leases(world, client, program.below(4)),
         13 => cancel(world, client, program.below(8)),
@@ -111,8 +115,14 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         28 if decision / 32 == 7 => world.hold_starts(),
         28 => world.scribble(),
         29 => world.pass(Duration::from_millis([1, 999, 5_000, 31_000, 61_000][program.below(5)])),
-        30 if decision / 32 > 3 => get_key_frames(world, client, program),
-        30 => world.ask(client, &Request::Status, Expected::Status, &[]),
+        30 => match decision / 32 {
+            0 => world.ask(client, &Request::Status, Expected::Status, &[]),
+            1 => get_key_frames(world, client, program),
+            2 => world.name_session(client),
+            3 => world.end_session(program.below(CLIENTS_MAX)),
+            4 | 5 => world.issue_ticket(client, program.below(8)),
+            _ => world.redeem_ticket(client, program.below(8)),
+        },
         _ => flood(world, client, program),
     }
 }
@@ -306,6 +316,7 @@ mod tests {
                     frames_replies: sum.frames_replies + one.frames_replies,
                     errors: sum.errors + one.errors,
                     crashes: sum.crashes + one.crashes,
+                    tickets_redeemed: sum.tickets_redeemed + one.tickets_redeemed,
                 });
                 Ok(())
             })
@@ -313,6 +324,7 @@ mod tests {
         // The programs must have come somewhere, or they show nothing.
         let total = total.get();
         assert!(total.frames_replies > 100 && total.errors > 100 && total.crashes > 30, "{total:?}");
+        assert!(total.tickets_redeemed > 5, "{total:?}");
     }
 
     #[test]
