@@ -305,7 +305,7 @@ const REFUSED: &[(&str, ErrorCode, Act)] = &[
     }),
     ("a mapping that is a device", ErrorCode::InvalidRequest, |peer| offer_mapped(peer, null())),
     ("a mapping that can still change", ErrorCode::InvalidRequest, |peer| {
-        offer_mapped(peer, memfd(&[0; 40]))
+        offer_mapped(peer, memfd(&[0; 40]));
     }),
     ("a mapping without a byte", ErrorCode::InvalidRequest, |peer| {
         offer_mapped(peer, SealedMemfd::new("hostile", b"").unwrap().into_fd());
