@@ -104,6 +104,12 @@ impl Video {
         self.video.quota_bytes()
     }
 
+    /// The indices of the frames that decoding can begin at.
+    fn key_frames(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        let video = self.video.clone();
+        interruptibly(py, move || video.key_frames())
+    }
+
     /// Asks for frames and waits for them.
     fn read(&self, py: Python<'_>, wanted: &Wanted) -> PyResult<Part> {
         let parts = [(&self.video, wanted.wanted.clone())];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{GetFrames, OpenSource, Part, Request, SeekMode, Wanted};
+use reeld_protocol::message::{GetFrames, GetKeyFrames, OpenSource, Part, Request, SeekMode, Wanted};
 use reeld_protocol::{SourceId, StreamIndex};
 
 use crate::bulk::Bulk;
@@ -20,9 +20,20 @@ use crate::video::Video;
 
 /// A request in the words of this side: it names videos, not what one connection calls them.
 pub(crate) enum Ask {
-    Open { file: SourceFile, options: Box<OpenOptions> },
-    Frames { parts: Vec<(Video, Wanted)>, priority: i8 },
+    Open {
+        file: SourceFile,
+        options: Box<OpenOptions>,
+    },
+    Frames {
+        parts: Vec<(Video, Wanted)>,
+        priority: i8,
+    },
     Status,
+    /// From this frame on.
+    KeyFrames {
+        video: Video,
+        from: u64,
+    },
 }
 
 /// A request as one connection understands it, with its descriptors.
@@ -37,6 +48,7 @@ impl Ask {
                 Expected::Frames(parts.iter().map(|(video, _)| video.dtype()).collect())
             }
             Ask::Status => Expected::Status,
+            Ask::KeyFrames { .. } => Expected::KeyFrames,
         }
     }
 
@@ -68,6 +80,7 @@ impl Ask {
     fn sources<E>(&self, source: impl Fn(&Video) -> Result<SourceId, E>) -> Result<Vec<SourceId>, E> {
         match self {
             Ask::Frames { parts, .. } => parts.iter().map(|(video, _)| source(video)).collect(),
+            Ask::KeyFrames { video, .. } => Ok(vec![source(video)?]),
             Ask::Open { .. } | Ask::Status => Ok(Vec::new()),
         }
     }
@@ -81,6 +94,11 @@ impl Ask {
         match self {
             Ask::Open { file, options } => Ok(open_source(file, options)),
             Ask::Status => Ok((Request::Status, Vec::new())),
+            &Ask::KeyFrames { from, .. } => {
+                let only = sources.first().copied();
+                let source = only.ok_or_else(|| Error::Protocol("a request without its video".into()))?;
+                Ok((Request::GetKeyFrames(GetKeyFrames { source, from }), Vec::new()))
+            }
             Ask::Frames { parts, priority } => {
                 let bulk = Bulk::new(parts.iter().map(|(_, wanted)| wanted));
                 bulk.check_quota(connection.ledger().quota_bytes())?;

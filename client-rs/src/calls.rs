@@ -21,6 +21,7 @@ pub(crate) enum Answer {
     SourceOpened(Box<SourceOpened>),
     Frames(Frames),
     Status(Box<Status>),
+    KeyFrames(Vec<u64>),
 }
 
 /// How a request ended.
@@ -33,6 +34,7 @@ pub(crate) enum Expected {
     /// One part for each, of this type.
     Frames(Vec<Dtype>),
     Status,
+    KeyFrames,
 }
 
 /// A request as it was sent, kept to be sent again.
@@ -364,7 +366,9 @@ impl Calls {
     pub(crate) fn borrow_leased(&mut self) -> Option<(CallKey, Frames)> {
         let is_leased = |call: &Call| match &call.stage {
             Stage::Done(Ok(Answer::Frames(frames))) => !frames.is_copied(),
-            Stage::Done(Ok(Answer::SourceOpened(_) | Answer::Status(_)) | Err(_)) => false,
+            Stage::Done(Ok(Answer::SourceOpened(_) | Answer::Status(_) | Answer::KeyFrames(_)) | Err(_)) => {
+                false
+            }
             Stage::InFlight | Stage::Starved(_) | Stage::Borrowed | Stage::Taken => false,
         };
         let (key, call) = self.calls.iter_mut().find(|(_, call)| is_leased(call))?;

@@ -312,6 +312,17 @@ impl Client {
         Call::start(self.clone(), Ask::Status, None)
     }
 
+    /// Keyframes of a video from a frame on, as many as one answer has.
+    pub(crate) fn key_frames(&self, video: &Video, from: u64) -> Result<Vec<u64>, Error> {
+        let ask = Ask::KeyFrames { video: video.clone(), from };
+        match Call::start(self.clone(), ask, None)?.wait()? {
+            Answer::KeyFrames(key_frames) => Ok(key_frames),
+            Answer::SourceOpened(_) | Answer::Frames(_) | Answer::Status(_) => {
+                Err(Error::Protocol("an answer of another kind".into()))
+            }
+        }
+    }
+
     /// Opens a source, and says on which connection.
     pub(crate) fn open_source(
         &self,
@@ -322,7 +333,9 @@ impl Client {
             .wait_answered()?;
         match answered.answer {
             Answer::SourceOpened(opened) => Ok((answered.connection, *opened)),
-            Answer::Frames(_) | Answer::Status(_) => Err(Error::Protocol("an answer of another kind".into())),
+            Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) => {
+                Err(Error::Protocol("an answer of another kind".into()))
+            }
         }
     }
 
@@ -470,7 +483,7 @@ impl Client {
 pub(crate) fn status_of(answer: Answer) -> Result<Status, Error> {
     match answer {
         Answer::Status(status) => Ok(*status),
-        Answer::SourceOpened(_) | Answer::Frames(_) => {
+        Answer::SourceOpened(_) | Answer::Frames(_) | Answer::KeyFrames(_) => {
             Err(Error::Protocol("an answer of another kind".into()))
         }
     }

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reeld_protocol::message::{Dtype, SeekMode, SourceOpened, Wanted};
+use reeld_protocol::message::{Dtype, KEY_FRAMES_PER_REPLY_MAX, SeekMode, SourceOpened, Wanted};
 use reeld_protocol::{SourceId, Transform, Transforms};
 
 use crate::ask;
@@ -244,6 +244,28 @@ impl Video {
         self.fetch(Wanted::PlayedInRange { start, stop })
     }
 
+    /// The indices of the frames that decoding can begin at, ascending. Frames near behind one of them are
+    /// cheap to get. Asks the daemon each time.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] in approximate mode, which does not know them.
+    pub fn key_frames(&self) -> Result<Vec<u64>, Error> {
+        let mut all = Vec::new();
+        loop {
+            let from = all.last().map_or(0, |last| last + 1);
+            let some = self.shared.client.key_frames(self, from)?;
+            if some.first().is_some_and(|&first| first < from) || !some.is_sorted_by(|one, other| one < other)
+            {
+                return Err(Error::Protocol("keyframes that do not ascend".into()));
+            }
+            let count = some.len();
+            all.extend(some);
+            if count < KEY_FRAMES_PER_REPLY_MAX {
+                return Ok(all);
+            }
+        }
+    }
+
     /// Asks for frames and does not wait for them.
     ///
     /// ```
@@ -327,7 +349,9 @@ fn reopen(
     connection.abandon(key);
     match outcome? {
         Answer::SourceOpened(opened) => Ok(*opened),
-        Answer::Frames(_) | Answer::Status(_) => Err(Error::Protocol("an answer of another kind".into())),
+        Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) => {
+            Err(Error::Protocol("an answer of another kind".into()))
+        }
     }
 }
 

@@ -119,6 +119,18 @@ pub struct GetFrames {
     pub timeout_millis: Option<u64>,
 }
 
+/// Indices in one `KeyFrames`: of nine bytes at most each, half a body. Who wants more asks again from there.
+pub const KEY_FRAMES_PER_REPLY_MAX: usize = 4096;
+
+/// `GetKeyFrames`: where decoding of a source can begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct GetKeyFrames {
+    /// An open source of this connection, in exact mode.
+    pub source: SourceId,
+    /// The first index that is of interest.
+    pub from: u64,
+}
+
 /// What a client asks. Exactly one terminal reply with the same request id answers each.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Request {
@@ -128,6 +140,8 @@ pub enum Request {
     GetFrames(GetFrames),
     /// Asks how the daemon does.
     Status,
+    /// Asks for the indices of keyframes.
+    GetKeyFrames(GetKeyFrames),
 }
 
 /// What either side says without expecting an answer; its request id is 0.
@@ -220,6 +234,8 @@ pub enum Reply {
     Frames(FramesReply),
     /// Answers `Status`.
     Status(Box<Status>),
+    /// Answers `GetKeyFrames`: ascending, all there are unless they are [`KEY_FRAMES_PER_REPLY_MAX`].
+    KeyFrames(Vec<u64>),
 }
 
 /// A group of messages that share one direction and one way to be encoded.
@@ -241,6 +257,7 @@ pub mod kind {
     pub const OPEN_SOURCE: u16 = 16;
     pub const GET_FRAMES: u16 = 17;
     pub const STATUS: u16 = 18;
+    pub const GET_KEY_FRAMES: u16 = 19;
     pub const RELEASE: u16 = 32;
     pub const CLOSE_SOURCE: u16 = 33;
     pub const CANCEL: u16 = 34;
@@ -248,12 +265,13 @@ pub mod kind {
     pub const SOURCE_OPENED: u16 = 65;
     pub const FRAMES: u16 = 66;
     pub const STATUS_REPORT: u16 = 67;
+    pub const KEY_FRAMES: u16 = 68;
     pub const ARENA_GRANTED: u16 = 96;
     pub const ARENA_REVOKED: u16 = 97;
 
     /// True for what never is a notice: the handshake, requests and replies. Kinds of later versions are not known here.
     pub fn is_no_notice(kind: u16) -> bool {
-        matches!(kind, HELLO..=REFUSAL | OPEN_SOURCE..=STATUS | ERROR..=STATUS_REPORT)
+        matches!(kind, HELLO..=REFUSAL | OPEN_SOURCE..=GET_KEY_FRAMES | ERROR..=KEY_FRAMES)
     }
 }
 
@@ -263,6 +281,7 @@ impl Message for Request {
             Request::OpenSource(_) => kind::OPEN_SOURCE,
             Request::GetFrames(_) => kind::GET_FRAMES,
             Request::Status => kind::STATUS,
+            Request::GetKeyFrames(_) => kind::GET_KEY_FRAMES,
         }
     }
 
@@ -271,6 +290,7 @@ impl Message for Request {
             Request::OpenSource(body) => codec::encode(body),
             Request::GetFrames(body) => codec::encode(body),
             Request::Status => Ok(Vec::new()),
+            Request::GetKeyFrames(body) => codec::encode(body),
         }
     }
 
@@ -279,6 +299,7 @@ impl Message for Request {
             kind::OPEN_SOURCE => Request::OpenSource(codec::decode(body)?),
             kind::GET_FRAMES => Request::GetFrames(codec::decode(body)?),
             kind::STATUS => codec::decode(body).map(|()| Request::Status)?,
+            kind::GET_KEY_FRAMES => Request::GetKeyFrames(codec::decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -327,6 +348,7 @@ impl Message for Reply {
             Reply::SourceOpened(_) => kind::SOURCE_OPENED,
             Reply::Frames(_) => kind::FRAMES,
             Reply::Status(_) => kind::STATUS_REPORT,
+            Reply::KeyFrames(_) => kind::KEY_FRAMES,
         }
     }
 
@@ -336,6 +358,7 @@ impl Message for Reply {
             Reply::SourceOpened(body) => codec::encode(body.as_ref()),
             Reply::Frames(body) => codec::encode(body),
             Reply::Status(body) => codec::encode(body.as_ref()),
+            Reply::KeyFrames(body) => codec::encode(body),
         }
     }
 
@@ -345,6 +368,7 @@ impl Message for Reply {
             kind::SOURCE_OPENED => Reply::SourceOpened(Box::new(codec::decode(body)?)),
             kind::FRAMES => Reply::Frames(codec::decode(body)?),
             kind::STATUS_REPORT => Reply::Status(Box::new(codec::decode(body)?)),
+            kind::KEY_FRAMES => Reply::KeyFrames(codec::decode(body)?),
             _ => return Ok(None),
         }))
     }

@@ -9,8 +9,8 @@ use std::fmt::Debug;
 use reeld_protocol::codec::{decode, encode};
 use reeld_protocol::mapping::{self, MappedFrame};
 use reeld_protocol::message::{
-    Dtype, FramesReply, GetFrames, MemoryRange, Message, OpenSource, Part, PartLayout, SeekMode,
-    SourceOpened, Wanted, kind,
+    Dtype, FramesReply, GetFrames, GetKeyFrames, KEY_FRAMES_PER_REPLY_MAX, MemoryRange, Message, OpenSource,
+    Part, PartLayout, SeekMode, SourceOpened, Wanted, kind,
 };
 use reeld_protocol::metadata::{
     AudioHeader, ContentMetadata, EffectiveMetadata, MediaMetadata, MediaType, Rational, StreamMetadata,
@@ -111,6 +111,20 @@ fn get_frames() {
 #[test]
 fn status_request() {
     assert_golden(&Request::Status, kind::STATUS, "");
+}
+
+#[test]
+fn key_frames() {
+    let message = GetKeyFrames { source: SourceId(7), from: 300 };
+    assert_golden(&Request::GetKeyFrames(message), kind::GET_KEY_FRAMES, "07fb2c01");
+    assert_golden(&Reply::KeyFrames(vec![0, 250, 70_000]), kind::KEY_FRAMES, "0300fafc70110100");
+    assert_golden(&Reply::KeyFrames(Vec::new()), kind::KEY_FRAMES, "00");
+}
+
+#[test]
+fn largest_list_of_key_frames_fits_into_a_body() {
+    let message = Reply::KeyFrames(vec![u64::MAX; KEY_FRAMES_PER_REPLY_MAX]);
+    assert!(message.encode().unwrap().len() < 65_536);
 }
 
 #[test]
@@ -387,6 +401,7 @@ fn kinds_keep_their_numbers() {
         (kind::OPEN_SOURCE, 16),
         (kind::GET_FRAMES, 17),
         (kind::STATUS, 18),
+        (kind::GET_KEY_FRAMES, 19),
         (kind::RELEASE, 32),
         (kind::CLOSE_SOURCE, 33),
         (kind::CANCEL, 34),
@@ -394,6 +409,7 @@ fn kinds_keep_their_numbers() {
         (kind::SOURCE_OPENED, 65),
         (kind::FRAMES, 66),
         (kind::STATUS_REPORT, 67),
+        (kind::KEY_FRAMES, 68),
         (kind::ARENA_GRANTED, 96),
         (kind::ARENA_REVOKED, 97),
     ];

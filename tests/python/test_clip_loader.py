@@ -150,7 +150,7 @@ def copied_with_each(files: list[str], cases: list[tuple[int, int]]) -> list[tup
 def test_the_window_shrinks_before_anything_is_copied(
     media: Path, start_daemon: Callable[..., Daemon]
 ) -> None:
-    # Batches of 3 x 640 x 360 x 3 bytes, 2 MiB: seven of them fit into the half of the quota that may be held.
+    # Batches of 3 x 640 x 360 x 3 bytes, 2 MiB: seven of them fit into the half of the quota that is free.
     start_daemon("--client-memory-mib", "32")
     files, cases = [str(media / "ten_quotas.mp4")] * 4, [(1, 1), (16, 1), (16, 3), (4, 40)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -182,8 +182,8 @@ def test_a_window_of_requests_is_on_its_way_while_the_model_trains(media: Path, 
 
 def test_leaving_early_cancels_what_is_on_its_way(dataset: VideoClips, daemon: Daemon) -> None:
     for _batch in ClipLoader(dataset, batch_size=4, window=8):
+        del _batch
         break
-    del _batch
     gc.collect()
     eventually(lambda: daemon.status()["request_count"] == 0, "no request is left")
     eventually(lambda: daemon.lease_count() == 0, "no lease is left")
@@ -228,7 +228,7 @@ def test_what_a_sampler_raises_comes_after_the_batches_before(dataset: VideoClip
         def __iter__(self) -> Any:
             return iter(indices())
 
-    batches = iter(ClipLoader(dataset, batch_sampler=Broken(), window=8))  # pyright: ignore[reportArgumentType]
+    batches = iter(ClipLoader(dataset, batch_sampler=Broken(), window=8))
     assert [next(batches)[1].tolist(), next(batches)[1].tolist()] == [[0], [0]]
     with pytest.raises(LookupError, match="no more"):
         next(batches)

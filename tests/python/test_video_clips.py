@@ -104,7 +104,7 @@ def test_options_reach_the_decoder(paths: list[str]) -> None:
 def places(dataset: VideoClips) -> list[int]:
     """Where each clip begins."""
     clips = [dataset.clip(index).indices for index in range(len(dataset))]
-    return [clip[0] for clip in clips if clip is not None]
+    return [int(clip[0]) for clip in clips if clip is not None]
 
 
 def test_random_places_depend_on_seed_epoch_and_index_alone(paths: list[str]) -> None:

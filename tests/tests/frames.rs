@@ -52,6 +52,28 @@ fn frames_that_come_leave_no_error_in_the_log() {
 }
 
 #[test]
+fn key_frames_are_those_of_the_index() {
+    let scene = exact();
+    assert_eq!(scene.video.key_frames().unwrap(), [0, 25]);
+}
+
+#[test]
+fn key_frames_that_need_several_replies_come_complete() {
+    let daemon = Daemon::start();
+    // All its frames are keyframes, and they are more than one reply has.
+    let video = daemon.client().open(clip("all_keyframes.mkv"), OpenOptions::default()).unwrap();
+    let frame_count = video.metadata().frame_count().unwrap();
+    assert!(frame_count > 2 * 4096);
+    assert_eq!(video.key_frames().unwrap(), (0..frame_count).collect::<Vec<_>>());
+}
+
+#[test]
+fn key_frames_of_approximate_mode_are_unsupported() {
+    let scene = scene(OpenOptions { seek_mode: SeekMode::Approximate, ..OpenOptions::default() });
+    assert!(matches!(scene.video.key_frames(), Err(Error::Unsupported(_))));
+}
+
+#[test]
 fn metadata_are_those_of_the_clip() {
     let scene = exact();
     let Scene { video, reference, .. } = &scene;

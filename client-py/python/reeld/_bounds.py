@@ -166,7 +166,10 @@ class StreamBounds:
             return None
         self.check_fits(array.size)
         if array.dtype.kind not in "iufb":
-            raise ArgumentTypeError("Times must be numbers of seconds, in a list, an array or a tensor.")
+            raise ArgumentTypeError(
+                "Couldn't convert timestamps input to a tensor: times must be numbers of seconds, in a list, "
+                "an array or a tensor."
+            )
         times = np.ascontiguousarray(array, dtype=np.float64)
         bounds = self if self.mapped is None else self.mapped
         is_inside = (times >= bounds.begin_seconds) & (times < bounds.end_seconds)
@@ -234,7 +237,10 @@ class StreamBounds:
         if index >= 0:
             allowed = f"it must be less than {self.frame_count}, the number of frames"
         else:
-            allowed = f"counted from the end, there are only {self.frame_count} frames"
+            allowed = (
+                "negative indices must have an absolute value less than the number of frames, "
+                f"{self.frame_count}, or equal to it"
+            )
         return FrameIndexError(f"Invalid frame index={index}: {allowed}.")
 
 

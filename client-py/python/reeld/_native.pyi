@@ -106,6 +106,7 @@ class Video:
     def quota_bytes(self) -> int:
         """The most bytes that this process's results may have together, as was said when it was opened."""
 
+    def key_frames(self) -> list[int]: ...
     def read(self, wanted: Wanted) -> Part: ...
 
 @final

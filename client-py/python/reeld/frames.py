@@ -119,6 +119,24 @@ class FrameBatch(_Movable, _ShortRepr):
         return len(self.data)
 
     def __getitem__(self, key: int | slice | list[int] | torch.Tensor | types.EllipsisType) -> FrameBatch:
+        """Some of the frames, with their times.
+
+        Args:
+            key: Anything that indexes the leading dimensions of ``data``.
+
+        Returns:
+            A batch without the leading dimension for an integer, else one of so many frames. Its fields are
+            views, or copies where torch's or numpy's indexing copies.
+
+        Raises:
+            IndexError: There is no such frame.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> batch = VideoDecoder(video_path).get_frames_at([0, 2, 4])
+            >>> batch[-1].pts_seconds == batch.pts_seconds[2], len(batch[:2])
+            (tensor(True), 2)
+        """
         return FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
 
     def __iter__(self) -> Iterator[FrameBatch]:

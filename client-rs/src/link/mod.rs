@@ -148,7 +148,7 @@ impl Link {
         match aftermath.unwanted {
             Some(Ok(Answer::SourceOpened(opened))) => self.close_source(opened.source),
             // Frames give their lease back when they are dropped.
-            Some(Ok(Answer::Frames(_) | Answer::Status(_)) | Err(_)) | None => {}
+            Some(Ok(Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_)) | Err(_)) | None => {}
         }
         if let Some(waker) = aftermath.waker {
             waker.wake();
@@ -172,7 +172,8 @@ impl Link {
         })?;
         let timed = match (request, deadline) {
             (Request::GetFrames(request), Some(deadline)) => Some((request.clone(), deadline)),
-            (Request::GetFrames(_), None) | (Request::OpenSource(_) | Request::Status, _) => None,
+            (Request::GetFrames(_), None)
+            | (Request::OpenSource(_) | Request::Status | Request::GetKeyFrames(_), _) => None,
         };
         let sent = Sent { kind: request.kind(), body, fds, timed };
         let key = self.next_request_id.fetch_add(1, Ordering::Relaxed);

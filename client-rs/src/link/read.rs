@@ -96,7 +96,13 @@ impl Link {
             Some(Reply::Error(error)) if error.code == ErrorCode::ShuttingDown => {
                 self.is_stopping.store(true, Ordering::Release);
             }
-            Some(Reply::Error(_) | Reply::Frames(_) | Reply::SourceOpened(_) | Reply::Status(_)) => {
+            Some(
+                Reply::Error(_)
+                | Reply::Frames(_)
+                | Reply::SourceOpened(_)
+                | Reply::Status(_)
+                | Reply::KeyFrames(_),
+            ) => {
                 self.has_answered.store(true, Ordering::Release);
             }
             None => {}
@@ -111,7 +117,12 @@ impl Link {
             }
             (Some(Reply::SourceOpened(opened)), Expected::SourceOpened) => Ok(Answer::SourceOpened(opened)),
             (Some(Reply::Status(status)), Expected::Status) => Ok(Answer::Status(status)),
-            (Some(Reply::Frames(_) | Reply::SourceOpened(_) | Reply::Status(_)) | None, _) => {
+            (Some(Reply::KeyFrames(frames)), Expected::KeyFrames) => Ok(Answer::KeyFrames(frames)),
+            (
+                Some(Reply::Frames(_) | Reply::SourceOpened(_) | Reply::Status(_) | Reply::KeyFrames(_))
+                | None,
+                _,
+            ) => {
                 return Err(Closed::Broken("an answer is not of the kind that was asked for".into()));
             }
         };

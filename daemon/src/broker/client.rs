@@ -208,7 +208,7 @@ impl Client {
                     let (code, reason) = (error.code.name(), error.message.as_str());
                     tracing::debug!(client = self.key, request_id, micros, code, reason, "request failed");
                 }
-                Reply::SourceOpened(_) | Reply::Frames(_) | Reply::Status(_) => {
+                Reply::SourceOpened(_) | Reply::Frames(_) | Reply::Status(_) | Reply::KeyFrames(_) => {
                     tracing::debug!(client = self.key, request_id, micros, "request finished");
                 }
             }

@@ -1,12 +1,14 @@
 //! The way of a `GetFrames`: its frames are located and laid out, a slot is reserved, runs are queued, and
-//! when the last picture lies in the slot the client is told.
+//! when the last picture lies in the slot the client is told. And where decoding can begin, for who asks.
 
 use std::os::fd::OwnedFd;
 
 use reeld_protocol::Transforms;
 use reeld_protocol::error::WireError;
 use reeld_protocol::ids::LeaseId;
-use reeld_protocol::message::{FramesReply, GetFrames, PartLayout, Reply};
+use reeld_protocol::message::{
+    FramesReply, GetFrames, GetKeyFrames, KEY_FRAMES_PER_REPLY_MAX, PartLayout, Reply,
+};
 
 use super::blame::{Blame, Death};
 use super::client::Client;
@@ -53,6 +55,20 @@ impl Broker {
         }
         let fds = std::mem::take(fds);
         self.helpers.run(line, Purpose::Locate(key), move || Done::Located(locating::locate(&parts, fds)));
+    }
+
+    /// Answered at once: the index is there, and one reply has few of its entries.
+    pub(super) fn get_key_frames(&mut self, client: u64, request_id: u64, asked: GetKeyFrames) {
+        let Some(client) = self.clients.get_mut(&client) else { return };
+        client.active_at = clock::now();
+        let Some(opened) = client.sources.get(&asked.source) else {
+            let error = reply::invalid(format!("source {} is not open", asked.source));
+            return client.fail(request_id, error);
+        };
+        match opened.timeline.key_frames(asked.from, KEY_FRAMES_PER_REPLY_MAX) {
+            Ok(key_frames) => client.reply(request_id, &Reply::KeyFrames(key_frames)),
+            Err(error) => client.fail(request_id, reply::from_plan(&error)),
+        }
     }
 
     /// Finds the files that a request names. From here on it stands, whatever its client closes.

@@ -485,6 +485,7 @@ impl Broker {
             }
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
+            Ok(Some(Request::GetKeyFrames(asked))) => self.get_key_frames(key, request_id, asked),
             Ok(Some(Request::Status)) => {
                 let status = Reply::Status(Box::new(self.status(key)));
                 if let Some(client) = self.clients.get_mut(&key) {

@@ -73,6 +73,9 @@ pub enum PlanError {
          with seek_mode=\"exact\""
     )]
     NoFrameRate,
+    /// Approximate mode knows no keyframes.
+    #[error("approximate mode does not know the keyframes; open the video with seek_mode=\"exact\"")]
+    NoIndex,
 }
 
 /// What a request wants of one source: [`reeld_protocol::message::Wanted`], with what lay in memory read.
@@ -205,6 +208,13 @@ impl Timeline {
                 frames.map(|index| self.at_index(self.resolve(stream, index as i64)?)).collect()
             }
         }
+    }
+
+    /// The indices of keyframes from a frame on, ascending, as many as that at most.
+    pub fn key_frames(&self, from: u64, count_max: usize) -> Result<Vec<u64>, PlanError> {
+        let Timeline::Exact { index, .. } = self else { return Err(PlanError::NoIndex) };
+        let first = index.keyframes.partition_point(|&frame| u64::from(frame) < from);
+        Ok(index.keyframes[first..].iter().take(count_max).map(|&frame| frame.into()).collect())
     }
 
     /// Number of frames, where known.

@@ -17,6 +17,7 @@ pub fn from_plan(error: &PlanError) -> WireError {
         PlanError::Time { .. } => ErrorCode::TimeOutOfRange,
         PlanError::Range { .. } | PlanError::TooManyFrames { .. } => ErrorCode::InvalidRequest,
         PlanError::NoFrameRate => ErrorCode::Media,
+        PlanError::NoIndex => ErrorCode::Unsupported,
     };
     WireError::new(code, error.to_string())
 }

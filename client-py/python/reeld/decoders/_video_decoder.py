@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
+import numpy as np
+
 from reeld import _arrays, client
 from reeld import transforms as decoder_transforms
 from reeld._bounds import MappedBounds, StreamBounds, as_seconds
@@ -30,7 +32,6 @@ from reeld.frames import Frame, FrameBatch
 from reeld.metadata import VideoStreamMetadata
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import nn
 
@@ -203,6 +204,23 @@ class VideoDecoder:
         if isinstance(key, slice):
             return self.get_frames_in_range(key.start, key.stop, key.step).data
         raise ArgumentTypeError(f"Unsupported key type {type(key).__name__}: use an integer or a slice.")
+
+    @property
+    def key_frame_indices(self) -> torch.Tensor:
+        """The indices of the frames that decoding can begin at, ascending: int64 (N,).
+
+        A frame costs the less, the fewer frames lie between the last of these before it and itself. Each
+        access asks the daemon.
+
+        Raises:
+            UnsupportedError: The decoder was made with ``seek_mode="approximate"``, which does not know them.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> VideoDecoder(video_path).key_frame_indices.tolist()
+            [0, 25]
+        """
+        return _arrays.array_tensor(np.array(self._native.key_frames(), dtype=np.int64))
 
     def get_frame_at(self, index: SupportsIndex) -> Frame:
         """The frame with this index.
@@ -378,6 +396,10 @@ class VideoDecoder:
             True
         """
         return self.get_frames_played_in_range(self._bounds.begin_seconds, self._bounds.end_seconds, fps)
+
+    def _get_key_frame_indices(self) -> torch.Tensor:
+        """TorchCodec's private name of `key_frame_indices`; see `reeld.compat`."""
+        return self.key_frame_indices
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self._path or self._content(), self._options, client.explicit_socket())

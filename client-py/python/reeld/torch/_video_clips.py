@@ -237,7 +237,7 @@ class VideoClips(Dataset[Any]):
         """
         place = self._checked(index)
         number, position = divmod(place, self.clips_per_video)
-        decoder = self._decoder_of(self.videos[number])
+        decoder = self._decoder_of(number)
         if self._fps is None:
             return Clip(decoder, indices=self._indices(len(decoder), place, position))
         return Clip(decoder, seconds=self._seconds(decoder, self._fps, place, position))
@@ -281,8 +281,9 @@ class VideoClips(Dataset[Any]):
             raise RangeError(f"There is no clip {place}: there are {count}.")
         return place % count
 
-    def _decoder_cache(self) -> Callable[[Source], VideoDecoder]:
-        opened = functools.partial(VideoDecoder, **self._decoder_options)
+    def _decoder_cache(self) -> Callable[[int], VideoDecoder]:
+        # It knows the videos and not this object, so that both are gone with the last who uses them.
+        opened = functools.partial(_opened, self.videos, self._decoder_options)
         return functools.lru_cache(maxsize=self._decoders_max)(opened)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -292,6 +293,10 @@ class VideoClips(Dataset[Any]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._decoder_of = self._decoder_cache()
+
+
+def _opened(videos: Sequence[Source], options: dict[str, Any], number: int) -> VideoDecoder:
+    return VideoDecoder(videos[number], **options)
 
 
 def _at_least_one(name: str, value: SupportsIndex) -> int:

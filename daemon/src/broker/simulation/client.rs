@@ -25,6 +25,8 @@ pub enum Expected {
     Frames(Vec<ExpectedPart>),
     /// A status.
     Status,
+    /// These indices.
+    KeyFrames(Vec<u64>),
     /// An error.
     Error,
 }
@@ -203,6 +205,7 @@ impl SimulatedClient {
             }
             (Reply::SourceOpened(opened), Expected::Source(file)) => self.sources.push((opened.source, file)),
             (Reply::Status(_), Expected::Status) => {}
+            (Reply::KeyFrames(found), Expected::KeyFrames(expected)) => assert_eq!(found, expected),
             (Reply::Frames(frames), Expected::Frames(parts)) => self.take(frames, parts),
             (reply, expected) => panic!("{id}: {reply:?}, not {expected:?}"),
         }

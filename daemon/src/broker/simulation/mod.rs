@@ -22,8 +22,11 @@ mod world;
 use std::time::Duration;
 
 use reeld_protocol::ids::{LeaseId, SourceId};
-use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, Notice, Part, Request, SeekMode, Wanted};
+use reeld_protocol::message::{
+    Dtype, GetFrames, GetKeyFrames, MemoryRange, Notice, Part, Request, SeekMode, Wanted,
+};
 use reeld_protocol::{Transform, Transforms};
+
 use rustix::io::Errno;
 
 use client::{Expected, ExpectedPart};
@@ -108,6 +111,7 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         28 if decision / 32 == 7 => world.hold_starts(),
         28 => world.scribble(),
         29 => world.pass(Duration::from_millis([1, 999, 5_000, 31_000, 61_000][program.below(5)])),
+        30 if decision / 32 > 3 => get_key_frames(world, client, program),
         30 => world.ask(client, &Request::Status, Expected::Status, &[]),
         _ => flood(world, client, program),
     }
@@ -179,6 +183,15 @@ fn get_frames(world: &mut World, client: usize, program: &mut Program<'_>) {
     let timeout_millis = [None, None, None, Some(0), Some(1000), Some(u64::MAX)][program.below(6)];
     let request = Request::GetFrames(GetFrames { parts, priority, timeout_millis });
     world.ask(client, &request, expected.map_or(Expected::Error, Expected::Frames), &words);
+}
+
+fn get_key_frames(world: &mut World, client: usize, program: &mut Program<'_>) {
+    let Some(sources) = world.sources_of(client) else { return };
+    let &(source, file) = &sources[program.below(sources.len())];
+    let (file, from) = (&world.files[file], program.below(50) as u64);
+    let key_frames = (from..file.frame_count).filter(|frame| frame.is_multiple_of(file.gop)).collect();
+    let request = Request::GetKeyFrames(GetKeyFrames { source, from });
+    world.ask(client, &request, Expected::KeyFrames(key_frames), &[]);
 }
 
 /// What shall be done to the pictures: something else for each number of frames. Now and then a crop of more than
