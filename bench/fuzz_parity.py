@@ -16,11 +16,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from own_daemon import REPOSITORY, OwnDaemon, commit, machine
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "python"))
+if TYPE_CHECKING:
+    from parity import pool
 
 COUNT = 10_000
 RESULTS = REPOSITORY / "bench" / "results"
@@ -30,16 +32,23 @@ QUIET_SECONDS = 30
 
 
 class Progress:
-    """How many programs are done, in one line that is written over, or a line now and then in a log."""
+    """Differences as they are found, and how many programs are done.
+
+    The latter in one line that is written over, or a line now and then in a log.
+    """
 
     def __init__(self, count: int) -> None:
         """Begins at 0 of `count`."""
         self._count = count
         self._started = self._told = time.monotonic()
+        self._difference_count = 0
 
-    def __call__(self, done: int) -> None:
-        """Tells it, if it is time to."""
-        now = time.monotonic()
+    def __call__(self, report: pool.Report) -> None:
+        """Tells what there is to be told."""
+        for found in report.differences[self._difference_count :]:
+            print(f"\n{found['words']}\n    {found.get('shortest', found['program'])}", flush=True)
+        self._difference_count = len(report.differences)
+        now, done = time.monotonic(), report.program_count
         is_terminal = sys.stderr.isatty()
         if done < self._count and now - self._told < (0.2 if is_terminal else QUIET_SECONDS):
             return
@@ -145,8 +154,6 @@ def main() -> None:
         }
     if not options.no_result:
         (RESULTS / "fuzz-parity.json").write_text(json.dumps(result, indent=2) + "\n")
-    for found in result["differences"]:
-        print(f"{found['words']}\n    {found.get('shortest', found['program'])}")
     words = f"{result['program_count']} programs with {result['call_count']} calls in {result['seconds']} s"
     print(f"{words}: {result['difference_count']} differences. {json.dumps(result['verdicts'])}")
     if result["difference_count"]:

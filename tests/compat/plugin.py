@@ -54,7 +54,7 @@ def put_reeld_in_place() -> None:
 
 def _replacements() -> dict[str, dict[str, Any]]:
     # Imported late: nothing of reeld is to be in a run of TorchCodec itself.
-    from reeld import compat, decoders, frames, metadata, samplers
+    from reeld import compat, decoders, frames, metadata, samplers, transforms
     from torchcodec import _frame
     from torchcodec._core import _metadata
 
@@ -78,8 +78,12 @@ def _replacements() -> dict[str, dict[str, Any]]:
             "SimpleVideoDecoder": compat.SimpleVideoDecoder,
             "VideoStreamMetadata": metadata.VideoStreamMetadata,
         },
-        "torchcodec.decoders._video_decoder": decoder_classes,
+        "torchcodec.decoders._video_decoder": {
+            **decoder_classes,
+            "_read_custom_frame_mappings": compat._read_custom_frame_mappings,
+        },
         "torchcodec.samplers": {name: getattr(samplers, name) for name in samplers.__all__},
+        "torchcodec.transforms": {name: getattr(transforms, name) for name in transforms.__all__},
         "torchcodec.samplers._common": {"_POLICY_FUNCTIONS": compat._POLICY_FUNCTIONS},
         "torchcodec.samplers._index_based": {"_build_all_clips_indices": compat._build_all_clips_indices},
         "torchcodec.samplers._time_based": {

@@ -175,6 +175,18 @@ def test_key_frames_of_approximate_mode_are_unknown_to_both(media: Path) -> None
     assert_same_outcome(ours._get_key_frame_indices, reference._get_key_frame_indices)
 
 
+def test_mappings_are_read_into_the_same_columns() -> None:
+    frames = [
+        {"pts": 3 * number, "pkt_duration": "3", "key_frame": int(number % 4 == 0)} for number in range(9)
+    ]
+    text = json.dumps({"frames": frames})
+    theirs = importlib.import_module("torchcodec.decoders._video_decoder")._read_custom_frame_mappings
+    ours = compat._read_custom_frame_mappings(text)
+    for our_column, their_column in zip(ours, theirs(text), strict=True):
+        assert our_column.dtype == their_column.dtype
+        assert torch.equal(our_column, their_column)
+
+
 def test_metadata_can_be_replaced(media: Path) -> None:
     decoder = VideoDecoder(media / "h264_bframes.mp4")
     decoder.metadata = Reference(media / "h264_bframes.mp4").metadata

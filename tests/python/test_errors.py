@@ -116,7 +116,7 @@ def test_the_processor_under_all_its_names(media: Path, device: Any) -> None:
 
 
 SOURCES: list[Any] = [
-    *(3, None, 1.5, ["a.mp4"], bytearray(b"12"), io.StringIO("text")),
+    *(3, None, 1.5, ["a.mp4"], io.StringIO("text")),
     *(b"", b"hello " * 100, "", "with\0zero"),
 ]
 
@@ -165,6 +165,15 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         *(50, -51, 10**6, -(10**6), 2**31, 2**63, 2**64, -(2**63) - 1),
         *(1.0, 1.5, "1", None, [1], math.nan, True, -50, 49),
         *(np.int64(3), np.int32(-1), np.uint8(3), torch.tensor(2)),
+        # Fractions of a tensor or of numpy's numbers are cut off, but not those of Python's and of float64.
+        *(
+            torch.tensor(1.5),
+            torch.tensor([[3]]),
+            torch.tensor([1, 2]),
+            torch.tensor(math.nan),
+            torch.tensor([]),
+        ),
+        *(np.float32(2.5), np.float64(2), np.array(2.0), np.array([2]), np.bool_(1)),
     )
 }
 CALLS |= {
@@ -172,6 +181,7 @@ CALLS |= {
     for key in (
         *(50, -51, -50, 2**63, 1.0, "1", None, True, np.int64(3), np.uint8(3), torch.tensor(2), (1, 2), [1]),
         *(slice(None, None, -1), slice(10, 2, -1), slice(5, 2), slice(None, None, 0), slice(1.0, 2)),
+        *(slice(None, 3, 2**70), slice(0, 0, 2**70), slice(None, 3, 2**62), slice(torch.tensor(1), 3)),
         *(slice(100, 200), slice(0, 0), slice(-3, None), slice(None, 1000), slice(-1000, 2)),
     )
 }
@@ -198,7 +208,14 @@ CALLS |= {
     f"get_frame_played_at({seconds!r})": lambda decoder, seconds=seconds: decoder.get_frame_played_at(seconds)
     for seconds in (
         *(-0.001, -1, 2.0, 1.9999, 100, math.nan, math.inf, -math.inf, "a", None, 0, True, [0.5]),
-        *(np.float64(0.5), np.float32(0.5), torch.tensor(0.5)),
+        *(
+            np.float64(0.5),
+            np.float32(0.5),
+            torch.tensor(0.5),
+            torch.tensor([[0.5]]),
+            torch.tensor([0.5, 0.6]),
+        ),
+        *(np.array(0.5), np.array([0.5]), np.array([]), torch.tensor([])),
     )
 }
 CALLS |= {
@@ -219,6 +236,7 @@ CALLS |= {
         *((0, 2), (0, 2.0001), (-0.1, 1), (1, 0.5), (0.5, 0.5), (0, 0), (2, 2), (1.99, 2), (True, 2)),
         *((math.nan, 1), (0, math.nan), (math.inf, math.inf), ("a", 1), (0, None)),
         *((0, 1, 10), (0, 1, 0), (0, 1, -3), (0, 1, math.nan), (0.5, 0.5, 10), (0, 0.01, 10), (0, 1, "x")),
+        *((0.5, 0.5, 0), (0.5, 0.5, "x"), (0.5, 0.5, [10]), (0, 1, torch.tensor([10]))),
         (np.float32(0.1), np.float64(0.2)),
     )
 }

@@ -56,7 +56,7 @@ class OffByOne(Reference):
         return super().get_frames_at(indices)
 
 
-WRONG = runner.Library(OffByOne, "torchcodec.transforms", is_ours=False)
+WRONG = replace(runner.REFERENCE, decoder=OffByOne)
 WITH_A_DIFFERENCE = Program(
     clip="h264_bframes.mp4",
     source="Path",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import CLIPS, Reference, VideoDecoder, assert_same, assert_same_outcome
+from support import CLIPS, SUBJECT, Reference, VideoDecoder, assert_same, assert_same_outcome
 
 # Clips for which TorchCodec's approximate mode gives the same answer whatever was asked before.
 APPROXIMATE = ["h264_bframes.mp4", "av1.mp4", "vp9.webm", "rotated_90.mp4", "odd_both.webm", "two_videos.mp4"]
@@ -119,6 +119,15 @@ class TestExact:
                     lambda name=name, argument=argument: getattr(ours, name)(argument),
                     lambda name=name, argument=argument: getattr(reference, name)(argument),
                 )
+
+
+@pytest.mark.skipif(SUBJECT == "torchcodec", reason="TorchCodec gives the frame behind the one that played")
+def test_an_index_means_the_same_after_a_time(media: Path) -> None:
+    ours, reference = both(media / "twenty_07.mp4")
+    expected = reference.get_frames_at(range(30))
+    assert_same(ours.get_frame_at(26).data, expected.data[26])
+    assert_same(ours.get_frame_played_at(0.32).data, expected.data[8])
+    assert_same(ours.get_frame_at(27).data, expected.data[27])
 
 
 @pytest.mark.parametrize("clip", APPROXIMATE)

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use reeld_client::{Client, OpenOptions, Video};
 use reeld_protocol::codec::decode;
-use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, Part, Wanted, kind};
+use reeld_protocol::mapping::{self, MappedFrame};
+use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, OpenSource, Part, SeekMode, Wanted, kind};
 use reeld_protocol::{
     ArenaId, BODY_BYTES_MAX, ErrorCode, FDS_MAX, LeaseId, Notice, Refusal, Reply, Request, SealedMemfd,
     SourceId, Transform, VERSION_MAJOR, VERSION_MINOR, WireError,
@@ -245,6 +246,29 @@ fn ask_with(peer: &mut Peer, request: &Request, fds: &[BorrowedFd<'_>]) {
     peer.send_with(&bytes, fds);
 }
 
+fn mapped() -> Request {
+    Request::OpenSource(OpenSource {
+        label: "hostile".into(),
+        stream: None,
+        seek_mode: SeekMode::Mapped,
+        is_memory: false,
+        thread_count: 0,
+    })
+}
+
+/// Sends a clip to be opened with what shall be a mapping of it.
+fn offer_mapped(peer: &mut Peer, mapping: impl AsFd) {
+    let file = File::open(clip(CLIP)).unwrap();
+    ask_with(peer, &mapped(), &[file.as_fd(), mapping.as_fd()]);
+}
+
+/// As [`offer_mapped`]: a mapping that is so much memory, and sealed.
+fn offer_mapping(peer: &mut Peer, count: u64, frames: &[[u64; 3]]) {
+    let frames = frames.iter().flatten().flat_map(|word| word.to_le_bytes());
+    let bytes: Vec<u8> = b"REELDMP\x01".iter().copied().chain(count.to_le_bytes()).chain(frames).collect();
+    offer_mapped(peer, SealedMemfd::new("hostile", &bytes).unwrap().into_fd());
+}
+
 /// Asks for one stretch of a memory file with two values in it.
 fn ask_in_memory(peer: &mut Peer, offset_bytes: u64, count: u64) {
     let source = peer.open(1, &clip(CLIP));
@@ -275,6 +299,40 @@ const REFUSED: &[(&str, ErrorCode, Act)] = &[
     ("no file", ErrorCode::InvalidRequest, |peer| peer.send(&open_source(7, 0, false))),
     ("two files", ErrorCode::InvalidRequest, |peer| {
         peer.send_with(&open_source(7, 2, false), &[null().as_fd(); 2]);
+    }),
+    ("a mapping that does not come", ErrorCode::InvalidRequest, |peer| {
+        ask_with(peer, &mapped(), &[null().as_fd()]);
+    }),
+    ("a mapping that is a device", ErrorCode::InvalidRequest, |peer| offer_mapped(peer, null())),
+    ("a mapping that can still change", ErrorCode::InvalidRequest, |peer| {
+        offer_mapped(peer, memfd(&[0; 40]));
+    }),
+    ("a mapping without a byte", ErrorCode::InvalidRequest, |peer| {
+        offer_mapped(peer, SealedMemfd::new("hostile", b"").unwrap().into_fd());
+    }),
+    ("a mapping of garbage", ErrorCode::InvalidRequest, |peer| {
+        offer_mapped(peer, SealedMemfd::new("hostile", &random_bytes(5, 4096)).unwrap().into_fd());
+    }),
+    ("a mapping without frames", ErrorCode::InvalidRequest, |peer| offer_mapping(peer, 0, &[])),
+    ("a mapping that is shorter than it says", ErrorCode::InvalidRequest, |peer| {
+        offer_mapping(peer, 2, &[[0, 1, 1]]);
+    }),
+    ("a mapping that is longer than it says", ErrorCode::InvalidRequest, |peer| {
+        offer_mapping(peer, 1, &[[0, 1, 1], [1, 1, 0]]);
+    }),
+    ("a mapping of the most frames that a number can say", ErrorCode::InvalidRequest, |peer| {
+        offer_mapping(peer, u64::MAX, &[[0, 1, 1]]);
+    }),
+    ("a mapping that is not sorted", ErrorCode::InvalidRequest, |peer| {
+        offer_mapping(peer, 2, &[[5, 1, 1], [4, 1, 0]]);
+    }),
+    ("a mapping with unknown flags", ErrorCode::InvalidRequest, |peer| {
+        offer_mapping(peer, 1, &[[0, 1, 2]]);
+    }),
+    ("a mapping of a file that is none", ErrorCode::Media, |peer| {
+        let mapping = mapping::to_bytes(&[MappedFrame { pts: 0, duration: 1, is_key: true }]).unwrap();
+        let mapping = SealedMemfd::new("hostile", &mapping).unwrap().into_fd();
+        ask_with(peer, &mapped(), &[null().as_fd(), mapping.as_fd()]);
     }),
     ("a file opened as a path", ErrorCode::InvalidRequest, |peer| {
         offer_path(peer, clip(CLIP).to_str().unwrap(), OFlags::PATH);

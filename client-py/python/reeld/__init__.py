@@ -12,7 +12,7 @@ Example:
     (True, 3)
 """
 
-from reeld import decoders
+from reeld import decoders, samplers, transforms
 from reeld._native import __version__
 from reeld.client import connect, statistics, status
 from reeld.clips import Clip, PendingFrames, submit
@@ -58,7 +58,9 @@ __all__ = [
     "__version__",
     "connect",
     "decoders",
+    "samplers",
     "statistics",
     "status",
     "submit",
+    "transforms",
 ]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from reeld._native import Pixels
 
@@ -48,12 +49,10 @@ def times_tensor(times: bytearray | Sequence[float]) -> torch.Tensor:
     return torch.tensor(list(times), dtype=torch.float64)
 
 
-def indices_tensor(indices: list[int]) -> torch.Tensor:
-    """Int64 values."""
+def array_tensor(values: NDArray[Any]) -> torch.Tensor:
+    """The same memory."""
     torch = _torch_module()
-    if torch is None:
-        return cast("torch.Tensor", np.array(indices, dtype=np.int64))
-    return torch.tensor(indices, dtype=torch.int64)
+    return cast("torch.Tensor", values) if torch is None else torch.from_numpy(values)
 
 
 def empty_frames(height: int, width: int, dtype: str, *, channels_first: bool) -> torch.Tensor:

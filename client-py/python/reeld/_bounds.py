@@ -196,7 +196,17 @@ class StreamBounds:
             raise RangeError(
                 f"Invalid stop seconds: {stop_seconds} is behind the stream's end, {self.end_seconds}."
             )
-        return None if start == stop else Wanted.played_in_range(start, stop)
+        if start == stop:
+            return None
+        mapped = self.mapped
+        if mapped is not None and not (
+            mapped.begin_seconds <= start < mapped.end_seconds and stop <= mapped.end_seconds
+        ):
+            raise RangeError(
+                f"Invalid range from {start_seconds} to {stop_seconds} seconds: the frames of "
+                f"custom_frame_mappings are shown from {mapped.begin_seconds} to {mapped.end_seconds}."
+            )
+        return Wanted.played_in_range(start, stop)
 
     def check_fits(self, count: float) -> None:
         """No request is built that could not be answered anyway, such as one of 10^9 indices.

@@ -55,6 +55,13 @@ class PendingFrames:
     """The frames of several clips, on their way. Made by :func:`submit`.
 
     Whoever has no use for it any more may drop it: that cancels the request.
+
+    Example:
+        >>> import reeld
+        >>> pending = reeld.submit([reeld.Clip(video_path, indices=[3])])
+        >>> (batch,) = pending.result()
+        >>> pending.done(), len(batch)
+        (True, 1)
     """
 
     def __init__(self, decoders: list[VideoDecoder], places: list[int], pending: Pending | None) -> None:
@@ -82,6 +89,12 @@ class PendingFrames:
             DeadlineError: The request's own deadline passed.
             NoSlotsError: The result is larger than this process's quota.
             MediaError: One of the files is damaged there.
+
+        Example:
+            >>> import reeld
+            >>> pending = reeld.submit([reeld.Clip(video_path, seconds=[0.0, 0.5])])
+            >>> [batch.data.shape[0] for batch in pending.result(timeout=60)]
+            [2]
         """
         if timeout is not None:
             timeout = min(timeout, threading.TIMEOUT_MAX)
@@ -106,12 +119,26 @@ class PendingFrames:
         return [decoder._batch_of(part_at.get(place)) for place, decoder in enumerate(self._decoders)]
 
     def done(self) -> bool:
-        """Whether ``result`` would return, or raise, at once."""
+        """Whether ``result`` would return, or raise, at once.
+
+        Example:
+            >>> import reeld
+            >>> pending = reeld.submit([reeld.Clip(video_path, indices=[3])])
+            >>> _ = pending.result()
+            >>> pending.done()
+            True
+        """
         is_over = self._batches is not None or self._error is not None
         return is_over or self._pending is None or self._pending.done()
 
     def cancel(self) -> None:
-        """Tells the daemon that the frames are not needed any more. They may be ready all the same."""
+        """Tells the daemon that the frames are not needed any more. They may be ready all the same.
+
+        Example:
+            >>> import reeld
+            >>> pending = reeld.submit([reeld.Clip(video_path, indices=[3])])
+            >>> pending.cancel()
+        """
         if self._pending is not None:
             self._pending.cancel()
 

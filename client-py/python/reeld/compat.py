@@ -16,14 +16,21 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from reeld._arrays import array_tensor
 from reeld.decoders import VideoDecoder
+from reeld.decoders._mappings import SupportsRead, read_mappings
 from reeld.frames import Frame, FrameBatch
 from reeld.metadata import StreamMetadata, VideoStreamHeaderMetadata, VideoStreamMetadata
 from reeld.samplers._by_index import clip_indices
 from reeld.samplers._by_time import clip_times
 from reeld.samplers._clips import POLICIES
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Frame",
@@ -44,6 +51,21 @@ _POLICY_FUNCTIONS = POLICIES
 
 In place of it: the argument `policy` of `reeld.samplers`.
 """
+
+
+def _read_custom_frame_mappings(
+    custom_frame_mappings: str | bytes | SupportsRead,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`torchcodec.decoders._video_decoder._read_custom_frame_mappings`: what such a mapping says, in columns.
+
+    In place of it: the argument `custom_frame_mappings` of `VideoDecoder`.
+
+    Returns:
+        Pts (int64), which frames are keyframes (bool), and durations (int64), one value for each frame; times
+        in ticks of the stream's time base.
+    """
+    pts, durations, are_keys = read_mappings(custom_frame_mappings).columns()
+    return array_tensor(pts), array_tensor(are_keys.astype(np.bool_)), array_tensor(durations)
 
 
 def _build_all_clips_indices(

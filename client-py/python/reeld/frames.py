@@ -34,13 +34,34 @@ class _Movable:
     """What trainers do with whatever a loader gives them: torch's loader pins it, Lightning moves it."""
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
-        """The same with ``data`` on this device; where it is there already, this object. Times stay."""
+        """The same with ``data`` on this device; where it is there already, this object. Times stay.
+
+        Args:
+            device: As for ``torch.Tensor.to``.
+            non_blocking: Whether not to wait for the copy, if ``data`` is pinned.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> frame = VideoDecoder(video_path).get_frame_at(0)
+            >>> frame.to("meta").data.device, frame.to("cpu") is frame
+            (device(type='meta'), True)
+        """
         data = cast("Any", self).data
         moved = data.to(device, non_blocking=non_blocking)
         return self if moved is data else replace(cast("Any", self), data=moved)
 
     def pin_memory(self) -> Self:
-        """The same with ``data`` in page-locked memory, which is a copy. Times stay where they are."""
+        """The same with ``data`` in page-locked memory, which is a copy. Times stay where they are.
+
+        ``DataLoader(pin_memory=True)`` calls it; torch refuses where there is no device to pin memory for.
+
+        Example:
+            >>> import torch
+            >>> from reeld.decoders import VideoDecoder
+            >>> frame = VideoDecoder(video_path).get_frame_at(0)
+            >>> not torch.cuda.is_available() or frame.pin_memory().data.is_pinned()
+            True
+        """
         whole = cast("Any", self)
         return replace(whole, data=whole.data.pin_memory())
 
@@ -119,6 +140,24 @@ class FrameBatch(_Movable, _ShortRepr):
         return len(self.data)
 
     def __getitem__(self, key: int | slice | list[int] | torch.Tensor | types.EllipsisType) -> FrameBatch:
+        """Some of the frames, with their times.
+
+        Args:
+            key: Anything that indexes the leading dimensions of ``data``.
+
+        Returns:
+            A batch without the leading dimension for an integer, else one of so many frames. Its fields are
+            views, or copies where torch's or numpy's indexing copies.
+
+        Raises:
+            IndexError: There is no such frame.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> batch = VideoDecoder(video_path).get_frames_at([0, 2, 4])
+            >>> batch[-1].pts_seconds == batch.pts_seconds[2], len(batch[:2])
+            (tensor(True), 2)
+        """
         return FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
 
     def __iter__(self) -> Iterator[FrameBatch]:

@@ -18,7 +18,15 @@ _WHOLE_NUMBER_MAX = 1e16
 
 @dataclass(repr=False)
 class StreamMetadata:
-    """What the container's header says about a stream of any kind."""
+    """What the container's header says about a stream of any kind.
+
+    Example:
+        >>> from reeld.decoders import VideoDecoder
+        >>> from reeld.metadata import StreamMetadata
+        >>> metadata = VideoDecoder(video_path).metadata
+        >>> isinstance(metadata, StreamMetadata), metadata.codec
+        (True, 'h264')
+    """
 
     duration_seconds_from_header: float | None
     """Duration in seconds; often inexact."""
@@ -40,7 +48,14 @@ class StreamMetadata:
 
 @dataclass(repr=False)
 class VideoStreamHeaderMetadata(StreamMetadata):
-    """What the container's header says about a video stream."""
+    """What the container's header says about a video stream.
+
+    Example:
+        >>> from reeld.decoders import VideoDecoder
+        >>> metadata = VideoDecoder(video_path).metadata
+        >>> metadata.width, metadata.height, metadata.pixel_format
+        (320, 180, 'yuv420p')
+    """
 
     width: int | None
     """Width in pixels of the frames that are returned: after rotation."""

@@ -28,7 +28,7 @@ pub enum Failure {
         codec: String,
     },
     /// The stream ended before the picture came.
-    #[error("there are no more frames left to decode")]
+    #[error("Requested next frame while there are no more frames: the stream is shorter than the file says")]
     NoMorePictures,
     /// The picture does not fit where the header said it would.
     #[error("the picture has {width}x{height} pixels, the header says {expected_width}x{expected_height}")]

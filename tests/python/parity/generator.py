@@ -173,6 +173,7 @@ class _Questions:
             self._played_in_range: 6,
             self._all_frames: 1,
             self._iterate: 1,
+            self._sample: 2,
             self._others: 3,
         }
         self._kinds, self._weights = list(kinds), list(kinds.values())
@@ -348,8 +349,36 @@ class _Questions:
     def _iterate(self) -> list[Any]:
         return ["iterate", self._choice.randint(0, self._length_max())]
 
+    def _sample(self) -> list[Any]:
+        """Clips by one of the four samplers."""
+        choice, facts = self._choice, self._facts
+        clip_count = choice.randint(1, min(4, self._count_max))
+        length_max = max(1, min(8, self._count_max // clip_count // 2))
+        named: dict[str, Any] = {"num_frames_per_clip": choice.randint(1, length_max)}
+        is_by_index, is_random = choice.random() < 0.5, choice.random() < 0.5
+        if is_by_index:
+            named["num_indices_between_frames"] = choice.choice([1, 1, 2, 5, facts.frame_count])
+        elif choice.random() < 0.5:
+            named["seconds_between_frames"] = choice.choice([0.01, 0.04, 0.1, 1.0])
+        if is_by_index or is_random:
+            named["num_clips"] = clip_count
+        else:
+            named["seconds_between_clip_starts"] = (facts.end_seconds - facts.begin_seconds) / clip_count
+        if choice.random() < 0.7:
+            named["policy"] = choice.choice(["repeat_last", "wrap", "error"])
+        if choice.random() < 0.3:
+            named["sampling_range_start"] = self._index() if is_by_index else self._time()
+        if choice.random() < 0.3:
+            named["sampling_range_end"] = self._index() if is_by_index else self._time()
+        if choice.random() < WILD_SHARE:
+            named[choice.choice(list(named))] = choice.choice([0, -1, -3, None, "x", [1]])
+        name = f"clips_at_{'random' if is_random else 'regular'}_{'indices' if is_by_index else 'timestamps'}"
+        return ["sample", name, {"named": named}]
+
     def _others(self) -> list[Any]:
-        name = self._choice.choice(["len", "metadata", "stream_index", "pickle", "deepcopy", "scribble"])
+        name = self._choice.choice(
+            ["len", "metadata", "stream_index", "key frames", "pickle", "deepcopy", "scribble"]
+        )
         return [name, self._valid_index()] if name == "scribble" else [name]
 
     def _wild_or(self, wild: list[Any], usual: Callable[[], Any]) -> Any:

@@ -24,9 +24,13 @@ def rule_for_opening(program: Program, ours: Outcome, reference: Outcome) -> str
     """The rule by which opening a file may end differently."""
     if program.clip.endswith(".txt") and reference.error is None and isinstance(ours.error, RuntimeError):
         return "formats by name"
-    is_dtype_by_name = program.option("output_dtype") in ("uint8", "float32")
-    if is_dtype_by_name and ours.error is None and isinstance(reference.error, ValueError):
-        return "dtypes by name"
+    if ours.error is None and isinstance(reference.error, ValueError | RuntimeError):
+        if program.option("output_dtype") in ("uint8", "float32"):
+            return "dtypes by name"
+        if program.option("device") == "cpu:0" and program.option("transforms"):
+            return "transforms on cpu:0"
+    if reference.error is None and isinstance(ours.error, ValueError):
+        return "stream -1" if program.option("stream_index") == -1 else None
     return None
 
 
@@ -43,7 +47,7 @@ def finding(
     if words is None:
         return Finding(position, runner.SAME)
     for rule in RULES:
-        if rule.applies(program, call):
+        if rule.applies(program, position):
             objection = rule.objection(program, position, reference[0], our_answer)
             if objection is None:
                 return Finding(position, rule.name, words)
@@ -56,7 +60,7 @@ class Rule:
     """One known difference between answers to calls."""
 
     name: str
-    applies: Callable[[Program, Call], bool]
+    applies: Callable[[Program, int], bool]
     objection: Callable[[Program, int, Library, Outcome], str | None]
     """What is wrong with our answer all the same."""
 
@@ -75,22 +79,34 @@ def _reads_out_of_bounds(call: Call) -> bool:
     return getattr(numbers, "ndim", 1) > 1
 
 
-def _is_damaged(program: Program, _: Call) -> bool:
+def _is_damaged(program: Program, position: int) -> bool:
+    del position
     return program.clip.startswith("broken_")
 
 
-def _changes_size(program: Program, _: Call) -> bool:
+def _changes_size(program: Program, position: int) -> bool:
+    del position
     return program.clip == "size_change.ts"
 
 
-def _seeks_badly(program: Program, call: Call) -> bool:
+def _seeks_badly(program: Program, position: int) -> bool:
     """Where FFmpeg's seeking finds other places than TorchCodec needs.
 
     Transport streams have no index; approximate mode has none either; and a time just before a keyframe is
     that keyframe's, once it is rounded to the container's ticks.
     """
     is_approximate = program.option("seek_mode") == "approximate"
-    return program.clip.endswith(".ts") or is_approximate or call[0] == "get_frame_played_at"
+    is_time = program.calls[position][0] == "get_frame_played_at"
+    return program.clip.endswith(".ts") or is_approximate or is_time
+
+
+def _was_moved_by_a_time(program: Program, position: int) -> bool:
+    """Where TorchCodec no longer knows where it is.
+
+    It does not take note of the frame that `get_frame_played_at` leads to. So the frame behind the last one
+    that was asked for otherwise is taken for the next one to come, and is the one behind that instead.
+    """
+    return any(name == "get_frame_played_at" for name, *_ in program.calls[:position])
 
 
 # ------------------------------------------------------------------------------------ checked by
@@ -129,13 +145,17 @@ def _is_no_result(program: Program, position: int, reference: Library, ours: Out
 RULES = [
     Rule(
         "history",
-        lambda program, call: _seeks_badly(program, call) or _is_damaged(program, call),
+        lambda program, position: (
+            _seeks_badly(program, position)
+            or _was_moved_by_a_time(program, position)
+            or _is_damaged(program, position)
+        ),
         _differs_from_fresh,
     ),
     Rule("seek", _seeks_badly, _differs_in_order),
     Rule(
         "damage",
-        lambda program, call: _is_damaged(program, call) or _changes_size(program, call),
+        lambda program, position: _is_damaged(program, position) or _changes_size(program, position),
         _is_no_result,
     ),
 ]

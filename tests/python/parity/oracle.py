@@ -83,7 +83,7 @@ class InOrder:
         start, stop = float(start), float(stop)
         if fps is not None:
             count = math.floor((stop - start) * fps + 0.5)
-            times = [start + position / fps for position in range(count)]
+            times = [start + position * (1 / fps) for position in range(count)]
             batch = self.get_frames_played_at(times)
             batch.pts_seconds = torch.tensor(times, dtype=torch.float64)
             batch.duration_seconds = torch.full((count,), 1 / fps, dtype=torch.float64)

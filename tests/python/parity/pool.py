@@ -44,9 +44,9 @@ def run_all(
     *,
     process_count: int,
     log: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[Report], None] | None = None,
 ) -> Report:
-    """Runs each program once and reports; `progress` is told how many are done."""
+    """Runs each program once and reports; `progress` is shown the report after each."""
     report, waiting = Report(), iter(programs)
     workers = [_Worker(log) for _ in range(process_count)]
     try:
@@ -56,7 +56,7 @@ def run_all(
                 program, findings = worker.finish()
                 _add(report, program, findings, worker)
                 if progress is not None:
-                    progress(report.program_count)
+                    progress(report)
                 if not worker.begin(next(waiting, None)):
                     busy.remove(worker)
     finally:

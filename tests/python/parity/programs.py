@@ -76,8 +76,8 @@ def value(data: Any, transforms: str = "torchcodec.transforms") -> Any:
     Objects stand for what JSON has no word for: {"slice": […]}, {"range": […]}, {"tuple": […]},
     {"float": "nan"}, {"array": […], "dtype": …} and {"scalar": …, "dtype": …} for numpy's,
     {"tensor": …, "dtype": …}, {"dtype": …} and {"device": …} for torch's, {"transform": "Resize",
-    "arguments": [[90, 160]], "of": "torchvision.transforms.v2"}. Where the latter names no module, it is of
-    `transforms`, which is each library's own.
+    "arguments": [[90, 160]], "of": "torchvision.transforms.v2"}, and {"named": {…}} for named arguments.
+    Where a transform names no module, it is of `transforms`, which is each library's own.
     """
     if isinstance(data, list | tuple):
         return [value(item, transforms) for item in data]
@@ -102,6 +102,8 @@ def value(data: Any, transforms: str = "torchcodec.transforms") -> Any:
             return getattr(torch, name)
         case {"device": name}:
             return torch.device(name)
+        case {"named": arguments}:
+            return {name: value(item, transforms) for name, item in arguments.items()}
         case {"transform": name, "arguments": arguments}:
             module = importlib.import_module(data.get("of", transforms))
             return getattr(module, name)(*map(value, arguments))

@@ -6,6 +6,7 @@ What may differ, and how that is checked all the same, does not live here but in
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import pickle
 from collections.abc import Callable
@@ -28,14 +29,15 @@ class Library:
     """One of the two that are compared."""
 
     decoder: Any
-    # The module of its own transforms.
+    # The modules of its own transforms and samplers.
     transforms: str
+    samplers: str
     # Whether it can do what only this package can, such as pickling a decoder.
     is_ours: bool
 
 
-OURS = Library(VideoDecoder, f"{SUBJECT}.transforms", is_ours=True)
-REFERENCE = Library(Reference, "torchcodec.transforms", is_ours=False)
+OURS = Library(VideoDecoder, f"{SUBJECT}.transforms", f"{SUBJECT}.samplers", is_ours=True)
+REFERENCE = Library(Reference, "torchcodec.transforms", "torchcodec.samplers", is_ours=False)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,10 @@ def _submitted(library: Library, decoder: Any, indices: Any) -> Any:
     return reeld.submit([reeld.Clip(decoder, indices=indices)]).result()[0]
 
 
+def _sampled(library: Library, decoder: Any, sampler: str, named: dict[str, Any]) -> Any:
+    return getattr(importlib.import_module(library.samplers), sampler)(decoder, **named)
+
+
 def _scribbled(_: Library, decoder: Any, index: int) -> Any:
     """Whoever writes into a frame that was returned writes into no other."""
     decoder.get_frame_at(index).data.fill_(1)
@@ -189,6 +195,8 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "iterate": lambda _, decoder, count: list(itertools.islice(decoder, count)),
     "metadata": lambda _, decoder: _Metadata(asdict(decoder.metadata), repr(decoder.metadata)),
     "stream_index": lambda _, decoder: decoder.stream_index,
+    "key frames": lambda _, decoder: decoder._get_key_frame_indices(),
+    "sample": _sampled,
     "submit": _submitted,
     "scribble": _scribbled,
 }

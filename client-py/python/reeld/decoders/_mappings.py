@@ -51,6 +51,10 @@ class FrameMappings:
     def __reduce__(self) -> tuple[object, ...]:
         return FrameMappings, self._columns
 
+    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+        """Pts, durations and which frames are keyframes."""
+        return self._columns
+
     def native(self) -> FrameMapping:
         """Memory that the daemon reads."""
         return FrameMapping(*self._columns)

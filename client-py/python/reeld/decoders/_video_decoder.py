@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, cast
 
+import numpy as np
+
 from reeld import _arrays, client
 from reeld import transforms as decoder_transforms
 from reeld._bounds import MappedBounds, StreamBounds, as_seconds
@@ -30,7 +32,6 @@ from reeld.frames import Frame, FrameBatch
 from reeld.metadata import VideoStreamMetadata
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import nn
 
@@ -219,7 +220,7 @@ class VideoDecoder:
             >>> VideoDecoder(video_path).key_frame_indices.tolist()
             [0, 25]
         """
-        return _arrays.indices_tensor(self._native.key_frames())
+        return _arrays.array_tensor(np.array(self._native.key_frames(), dtype=np.int64))
 
     def get_frame_at(self, index: SupportsIndex) -> Frame:
         """The frame with this index.

@@ -66,7 +66,16 @@ class SubmittingDataset(Protocol):
         ...
 
     def submit(self, indices: list[int], /) -> PendingSamples:
-        """Asks for samples and returns without waiting for them. Called in a thread of the loader."""
+        """Asks for samples and returns without waiting for them. Called in a thread of the loader.
+
+        Args:
+            indices: Of the samples of one batch, each from 0 to below the dataset's length.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> len(VideoClips([video_path], frames_per_clip=2).submit([0]).result())
+            1
+        """
         ...
 
 

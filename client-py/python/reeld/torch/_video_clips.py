@@ -67,20 +67,45 @@ class PendingSamples:
 
         Raises:
             ReeldError: As :meth:`reeld.PendingFrames.result` does.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> pending = VideoClips([video_path], frames_per_clip=2, clips_per_video=3).submit([0, 2])
+            >>> [len(clip) for clip in pending.result()]
+            [2, 2]
         """
         batches = self._frames.result()
         return list(batches) if self._samples_of is None else self._samples_of(batches)
 
     def byte_count(self) -> int:
-        """The size of the pixels of all samples, once they are there: it waits for them."""
+        """The size of the pixels of all samples, once they are there: it waits for them.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> VideoClips([video_path], frames_per_clip=2).submit([0]).byte_count() == 2 * 320 * 180 * 3
+            True
+        """
         return sum(batch.data.nbytes for batch in self._frames.result())
 
     def done(self) -> bool:
-        """Whether ``result`` would return, or raise, at once."""
+        """Whether ``result`` would return, or raise, at once.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> pending = VideoClips([video_path], frames_per_clip=2).submit([0])
+            >>> _ = pending.result()
+            >>> pending.done()
+            True
+        """
         return self._frames.done()
 
     def cancel(self) -> None:
-        """Tells the daemon that the samples are not needed any more."""
+        """Tells the daemon that the samples are not needed any more.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> VideoClips([video_path], frames_per_clip=2).submit([0]).cancel()
+        """
         self._frames.cancel()
 
 
@@ -177,7 +202,10 @@ class VideoClips(Dataset[Any]):
         return len(self.videos) * self.clips_per_video
 
     def __getitem__(self, index: SupportsIndex) -> Sample:
-        """One clip, negative indices counted from the end.
+        """One clip.
+
+        Args:
+            index: Of the clip; negative ones count from the end.
 
         Returns:
             A ``FrameBatch`` whose ``data`` is (N, C, H, W), or with C last; with ``targets`` a tuple of that
@@ -186,6 +214,11 @@ class VideoClips(Dataset[Any]):
         Raises:
             RangeError: There is no such clip; it is an ``IndexError``, too.
             MediaError: The video cannot be opened, or is damaged there.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> VideoClips([video_path], frames_per_clip=4, clips_per_video=2)[-1].data.shape
+            torch.Size([4, 3, 180, 320])
         """
         return self.submit([index]).result()[0]
 
@@ -223,11 +256,25 @@ class VideoClips(Dataset[Any]):
         """Chooses other random clips than in other epochs: call it before each one.
 
         Workers hear of it, too, also those that outlive an epoch.
+
+        Args:
+            epoch: Any integer of 64 bits.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> dataset = VideoClips([video_path], frames_per_clip=1, sampling="random")
+            >>> first = dataset.clip(0).indices
+            >>> dataset.set_epoch(1)
+            >>> dataset.clip(0).indices == first
+            False
         """
         self._epoch.fill_(epoch)
 
     def clip(self, index: SupportsIndex) -> Clip:
         """Which frames of which video a clip consists of, in the epoch that was set.
+
+        Args:
+            index: Of the clip; negative ones count from the end.
 
         Example:
             >>> from reeld.torch import VideoClips
