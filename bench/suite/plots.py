@@ -159,6 +159,8 @@ def _goals(pyplot: Any, ratios: Sequence[Verdict]) -> Any:  # noqa: ANN401 # mat
         )
     axis.axvline(1, color=_OTHERS, linewidth=1, zorder=0)
     axis.set_xscale("log")
+    for part in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        part(lambda value, _: f"{value:g}")
     axis.set_yticks(
         range(len(ratios)), [f"{each.goal} ({each.sign})" for each in reversed(ratios)], fontsize=8
     )
