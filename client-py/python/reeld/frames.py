@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class _Frames:
     """Shows the shape of ``data`` instead of its values, one field a line, and is copied field by field."""
 
-    # Where the pixels lie if they are a view of the daemon's memory, so that they can be handed to another process
-    # without a copy. Not a field, and not more than a hint: `data` may have been replaced.
+    # Where the pixels lie if they are a view of the daemon's memory, so that they can be handed to another
+    # process without a copy. Not a field, and not more than a hint: `data` may have been replaced.
     _memory: Memory | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,7 +141,11 @@ class FrameBatch(_Frames):
         data, pts_seconds, duration_seconds = (tensor.pin_memory(**options) for tensor in tensors)
         return replace(self, data=data, pts_seconds=pts_seconds, duration_seconds=duration_seconds)
 
-    def to(self, *args: Any, **kwargs: Any) -> FrameBatch:
+    def to(
+        self,
+        *args: Any,  # noqa: ANN401 # whatever torch takes
+        **kwargs: Any,  # noqa: ANN401
+    ) -> FrameBatch:
         """The same frames with ``data`` on another device, or of another type.
 
         Args:
