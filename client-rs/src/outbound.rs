@@ -79,12 +79,12 @@ impl Outbound {
                 }
             }
         }
-        if let Some((results, bytes)) = ledger.take_unreported() {
-            self.push_notice(&Notice::Copied { results, bytes });
-        }
         self.released_count += leases.len() as u64;
         for chunk in leases.chunks(LEASES_PER_NOTICE) {
             self.push_notice(&Notice::Release(chunk.to_vec()));
+        }
+        if let Some((results, bytes)) = ledger.take_unreported() {
+            self.push_notice(&Notice::Copied { results, bytes });
         }
     }
 

@@ -1,15 +1,13 @@
-"""Frames go to other processes of torch and multiprocessing without a copy, outlive the worker, and leave nothing."""
+"""Frames go to other processes of torch and multiprocessing without a copy, and outlive the worker."""
 
 from __future__ import annotations
 
 import copy
 import gc
 import io
-import multiprocessing
 import os
 import pickle
 import signal
-import threading
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
@@ -19,6 +17,7 @@ from typing import Any
 import pytest
 import reeld
 import torch
+from reeld import client
 from reeld.frames import Frame, FrameBatch
 from support import (
     Daemon,
@@ -36,7 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 ARENA = "memfd:reeld-arena"
 CLIP = "h264_bframes.mp4"
 INDICES = [3, 17, 40]
-FRAME_BYTES = 180 * 320 * 3
 SECONDS_MAX = 100
 
 
@@ -86,18 +84,11 @@ def put_batch(video: str, queue: Any, is_taken: Any) -> None:
     is_taken.wait(SECONDS_MAX)
 
 
-def put_batch_of_numpy(video: str, queue: Any, is_taken: Any) -> None:
-    import sys
-
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] # as if it were not installed
-    put_batch(video, queue, is_taken)
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_batch_in_a_queue_is_the_same_memory_in_the_other_process(
     video: str, daemon: Daemon, counters: dict[str, int], method: str
 ) -> None:
-    context = get_context(method)
+    context: Any = get_context(method)
     queue, is_taken = context.Queue(), context.Event()
     worker = context.Process(target=put_batch, args=(video, queue, is_taken))
     worker.start()
@@ -117,7 +108,7 @@ def test_a_batch_in_a_queue_is_the_same_memory_in_the_other_process(
 def test_a_batch_of_a_killed_worker_can_still_be_taken_and_read(
     video: str, daemon: Daemon, counters: dict[str, int]
 ) -> None:
-    context = get_context("spawn")
+    context: Any = get_context("spawn")
     queue, is_taken = context.Queue(), context.Event()
     worker = context.Process(target=put_batch, args=(video, queue, is_taken))
     worker.start()
@@ -170,7 +161,7 @@ class Clips(Dataset[FrameBatch]):
     def __init__(self, video: str, count: int) -> None:
         self.video = video
         self.count = count
-        self.decoder: VideoDecoder | None = None
+        self.decoder: Any = None
 
     def __len__(self) -> int:
         return self.count
@@ -194,9 +185,10 @@ def test_a_data_loader_hands_batches_over_without_a_copy(
         Clips(video, 8),
         batch_size=None,
         num_workers=2,
-        collate_fn=as_it_is,
+        collate_fn=as_it_is,  # pyright: ignore[reportArgumentType] # there is no list without a batch size
         multiprocessing_context=method,
     )
+    batch = None
     for item, batch in enumerate(loader):
         assert frame_digests(batch) == digests_of(video, [item, item + 1, item + 2])
         assert is_in_arena(batch.data)
@@ -299,7 +291,8 @@ def test_views_of_another_shape_are_handed_over_too(video: str, counters: dict[s
     )
     batch._memory = parts._memory
     again = handed_over(batch)
-    assert torch.equal(again.data, batch.data) and is_in_arena(again.data)
+    assert torch.equal(again.data, batch.data)
+    assert is_in_arena(again.data)
     assert torch.equal(again.pts_seconds, batch.pts_seconds)
 
 
@@ -360,9 +353,7 @@ print(status["tickets_outstanding"], statistics["results_copied_out"])
     assert (issued, issued + copied) == (2, 10)
 
 
-def test_numpy_alone_hands_frames_over_as_well(
-    video: str, daemon: Daemon, counters: dict[str, int]
-) -> None:
+def test_numpy_alone_hands_frames_over_as_well(video: str, daemon: Daemon, counters: dict[str, int]) -> None:
     code = """
 import sys
 sys.modules["torch"] = None
@@ -388,12 +379,19 @@ assert (copy.data == 5).all()
 def test_a_pickle_that_points_elsewhere_is_refused(video: str, counters: dict[str, int]) -> None:
     batch = VideoDecoder(video).get_frames_at([0])
     assert batch._memory is not None
-    client = reeld.client.default_client()
-    for offset, shape, strides in [(2**40, [1], [1]), (0, [2**40], [1]), (0, [2], [2**62]), (0, [1] * 9, [1] * 9)]:
+    connection = client.default_client()
+    for offset, shape, strides in [
+        (2**40, [1], [1]),
+        (0, [2**40], [1]),
+        (0, [2], [2**62]),
+        (0, [1] * 9, [1] * 9),
+    ]:
         with pytest.raises(ValueError, match="do not lie within"):
-            client.redeem(batch._memory.ticket(), dtype="uint8", offset=offset, shape=shape, strides=strides)
+            connection.redeem(
+                batch._memory.ticket(), dtype="uint8", offset=offset, shape=shape, strides=strides
+            )
     with pytest.raises(reeld.InvalidRequestError, match="no ticket"):
-        client.redeem(b"nonsense", dtype="uint8", offset=0, shape=[1], strides=[1])
+        connection.redeem(b"nonsense", dtype="uint8", offset=0, shape=[1], strides=[1])
 
 
 # ------------------------------------------------------------------------------------------- moved
@@ -402,14 +400,16 @@ def test_a_pickle_that_points_elsewhere_is_refused(video: str, counters: dict[st
 def test_a_batch_moves_as_its_pixels_do(video: str, counters: dict[str, int]) -> None:
     batch = VideoDecoder(video).get_frames_at(INDICES)
     same = batch.to("cpu")
-    assert same.data is batch.data and is_in_arena(handed_over(same).data)
+    assert same.data is batch.data
+    assert is_in_arena(handed_over(same).data)
     half = batch.to(torch.float16)
-    assert half.data.dtype == torch.float16 and half.pts_seconds.dtype == torch.float64
+    assert half.data.dtype == torch.float16
+    assert half.pts_seconds.dtype == torch.float64
     assert frame_digests(handed_over(half).to(torch.uint8)) == frame_digests(batch)
 
 
 def test_copies_that_python_makes_are_counted(video: str, daemon: Daemon, counters: dict[str, int]) -> None:
     VideoDecoder(video).get_frame_at(0)
-    reeld.client._count_copy(1234)
+    client._count_copy(1234)
     eventually(lambda: since(daemon, counters)["bytes_copied_out"] == 1234, "the daemon is told")
     assert since(daemon, counters)["results_copied_out"] == 1

@@ -75,7 +75,7 @@ class Client:
         shape: Sequence[int],
         strides: Sequence[int],
     ) -> Pixels:
-        """A block of values in the slot that a ticket stands for; counts and steps of its dimensions in values."""
+        """A block of values in the slot that a ticket stands for. Counts and steps are in values."""
 
     def count_copy(self, byte_count: int) -> None: ...
     def status(self) -> dict[str, Any]: ...

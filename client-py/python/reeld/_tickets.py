@@ -1,4 +1,4 @@
-"""How frames go from process to process: as tickets where torch's queues pickle them, by value everywhere else.
+"""How frames go from process to process: as tickets through torch's queues, by value otherwise.
 
 What a ticket is worth, and for how long, does not live here but in the daemon.
 """
@@ -98,7 +98,8 @@ def _redeemed_batch(
 ) -> FrameBatch:
     pixels = _redeem(ticket, socket, dtype, offset, shape, strides)
     pts, durations = (
-        _arrays.times_tensor(bytearray(times)).reshape(times_shape) for times in (pts_seconds, duration_seconds)
+        _arrays.times_tensor(bytearray(times)).reshape(times_shape)
+        for times in (pts_seconds, duration_seconds)
     )
     batch = FrameBatch(_arrays.pixels_tensor(pixels), pts, durations)
     batch._memory = pixels.memory()
@@ -130,9 +131,7 @@ def _redeem(
     strides: tuple[int, ...],
 ) -> _native.Pixels:
     client.use_socket(socket)
-    return client.default_client().redeem(
-        ticket, dtype=dtype, offset=offset, shape=shape, strides=strides
-    )
+    return client.default_client().redeem(ticket, dtype=dtype, offset=offset, shape=shape, strides=strides)
 
 
 def register() -> None:

@@ -70,8 +70,9 @@ class LimitReachedError(ReeldError, RuntimeError):
 
 
 class FramesLostError(ReeldError, RuntimeError):
-    """Frames of another process are lost: they were taken over already, the processes that they depended on have
-    ended, or the daemon was restarted.
+    """Frames that another process handed over are lost.
+
+    They were taken over already, the processes that they depended on have ended, or the daemon was restarted.
     """
 
 

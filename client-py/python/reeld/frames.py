@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class _Frames:
     """Shows the shape of ``data`` instead of its values, one field a line, and is copied field by field."""
 
-    # Where the pixels lie if they are a view of the daemon's memory, so that they can be handed to another process
-    # without a copy. Not a field, and not more than a hint: `data` may have been replaced.
+    # Where the pixels lie if they are a view of the daemon's memory, so that they can be handed to another
+    # process without a copy. Not a field, and not more than a hint: `data` may have been replaced.
     _memory: Memory | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -234,22 +234,28 @@ impl World {
         Some(lease)
     }
 
-    /// A client asks for a ticket for one of its leases.
+    /// A client asks for a ticket for one of its leases: the named one, or the next that has any.
     pub fn issue_ticket(&mut self, client: usize, number: usize) {
-        let lease = self.clients[client].as_ref().and_then(|client| client.leases().nth(number));
-        if let Some(lease) = lease {
-            self.ask(client, &Request::IssueTicket(lease), Expected::Ticket(lease), &[]);
+        for client in (client..CLIENTS_MAX).chain(0..client) {
+            let leases: Vec<LeaseId> =
+                self.clients[client].iter().flat_map(SimulatedClient::leases).collect();
+            if let Some(&lease) = leases.get(number % leases.len().max(1)) {
+                return self.ask(client, &Request::IssueTicket(lease), Expected::Ticket(lease), &[]);
+            }
         }
     }
 
-    /// A client brings a ticket, of whomever.
+    /// A client brings a ticket, of whomever: the named one, or the next that is there.
     pub fn redeem_ticket(&mut self, client: usize, number: usize) {
+        let is_there = |client: &usize| self.clients[*client].is_some();
+        let Some(client) = (client..CLIENTS_MAX).chain(0..client).find(is_there) else { return };
         let Some(key) = self.clients[client].as_ref().map(|client| client.key) else { return };
         let uid = self.broker.clients[&key].user.uid;
         if self.tickets.is_empty() {
             return self.ask(client, &Request::RedeemTicket(Ticket([7; 32])), Expected::Error, &[]);
         }
-        let number = number % self.tickets.len();
+        // The newest first: they are most often of use.
+        let number = self.tickets.len() - 1 - number % self.tickets.len();
         let ticket = &self.tickets[number];
         let is_of_use = ticket.uid == uid && !ticket.is_redeemed && !ticket.is_expired;
         // Where its issuer is gone, its memory may have been wanted.
