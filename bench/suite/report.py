@@ -150,7 +150,7 @@ def _cell_table(cell: Sequence[Row]) -> list[str]:
             _seconds(row.wall_seconds),
             _seconds(row.cpu_seconds),
             f"{row.pss_peak_bytes / 1e6:.0f} MB" if row.pss_peak_bytes else "-",
-            f"{row.pictures_decoded or '?'} / {row.frames_delivered}",
+            f"{'?' if row.pictures_decoded is None else row.pictures_decoded} / {row.frames_delivered}",
             _difference(row),
             *(_figure(name, row.values.get(name, [])) for name in names),
             ", ".join(f"{key}={value}" for key, value in row.setting.items()),
