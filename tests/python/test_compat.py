@@ -89,6 +89,8 @@ def run(media: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+# Two runs of pytest, each of which imports torch, beside whatever else runs.
+@pytest.mark.timeout(600)
 def test_both_libraries_run_the_same_items_and_what_only_one_passes_is_named(
     checkout: Path, tmp_path: Path, media: Path
 ) -> None:
@@ -123,6 +125,7 @@ def test_both_libraries_run_the_same_items_and_what_only_one_passes_is_named(
     )
 
 
+@pytest.mark.timeout(600)
 def test_chosen_items_that_all_pass_end_with_0(checkout: Path, media: Path) -> None:
     result = run(media, checkout, "test/test_decoders.py::TestDecoder", "-k", "is_reeld")
     assert result.returncode == 0, result.stdout + result.stderr
