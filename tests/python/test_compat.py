@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from reeld import compat
+from reeld.metadata import StreamMetadata
 from support import CLIPS, REPOSITORY, Reference, VideoDecoder, assert_same_outcome
 
 RUN = REPOSITORY / "tests" / "compat" / "run.py"
@@ -193,5 +194,5 @@ def test_mappings_are_read_into_the_same_columns() -> None:
 def test_metadata_can_be_replaced(media: Path) -> None:
     decoder = VideoDecoder(media / "h264_bframes.mp4")
     decoder.metadata = Reference(media / "h264_bframes.mp4").metadata
-    assert isinstance(VideoDecoder(media / "h264_bframes.mp4").metadata, compat.StreamMetadata)
+    assert isinstance(VideoDecoder(media / "h264_bframes.mp4").metadata, StreamMetadata)
     assert decoder._num_frames == len(decoder) == decoder.metadata.num_frames
