@@ -5,8 +5,8 @@ this: what they should use instead stands beside each name. What TorchCodec has 
 audio and encoders, is not here.
 
 Decoders themselves have ``_num_frames``, in place of which is ``len(decoder)``; ``_get_key_frame_indices()``,
-in place of which is ``decoder.key_frame_indices``; and ``metadata`` can be set. TorchCodec's ``_frame.Frame`` is
-``reeld.Frame``, its ``_core._metadata.StreamMetadata`` is ``reeld.metadata.StreamMetadata``.
+in place of which is ``decoder.key_frame_indices``; and ``metadata`` can be set. TorchCodec's ``_frame.Frame``
+is ``reeld.Frame``, its ``_core._metadata.StreamMetadata`` is ``reeld.metadata.StreamMetadata``.
 
 Example:
     >>> from reeld.compat import _POLICY_FUNCTIONS
