@@ -53,12 +53,16 @@ EVERY_CASE = [
 ]
 
 
+# After an exception torch takes five seconds for each persistent worker to end it: hence one of those alone.
+PERSISTENT = {("normal", 4), ("normal", 8), ("killed", 4), ("interrupted", 4), ("raising", 1)}
+
+
 def pairwise() -> Iterator[Case]:
-    """Cases in which any two values of different columns meet at least once, with few costly starts."""
+    """Cases in which any two values of different columns meet, with as few costly starts as that allows."""
     for row, outcome in enumerate(OUTCOMES):
         for column, workers in enumerate(WORKERS):
             method = METHODS[(row + column + 1) % len(METHODS)]
-            yield Case(outcome, workers, method, (row + column) % 2 == 1)
+            yield Case(outcome, workers, method, (outcome, workers) in PERSISTENT)
     yield Case("interrupted", 0, "none", False)
 
 
@@ -157,10 +161,10 @@ def assert_outcome(case: Case, lines: list[dict[str, Any]]) -> None:
         assert raised == []
         assert numbers == [*in_order, *in_order, [0, 1]]
     elif case.outcome == "raising":
-        assert raised == [("LookupError", "LookupError: there is poison in [12, 13]")] or raised == [
-            ("LookupError", "there is poison in [12, 13]")
-        ]
-        assert numbers == [*in_order[:6], [0, 1]]
+        [(kind, words)] = raised
+        assert kind == "LookupError"
+        assert words.endswith("there is poison in [12, 13]")
+        assert numbers == [*in_order[:6], *in_order[7:], [0, 1]]
     elif case.outcome == "killed":
         [(kind, words)] = raised
         assert kind == "RuntimeError"
@@ -169,6 +173,12 @@ def assert_outcome(case: Case, lines: list[dict[str, Any]]) -> None:
     else:
         assert raised == [("KeyboardInterrupt", "")]
         assert len(numbers) > case.workers
+
+
+def test_any_two_values_meet_in_the_cases_that_are_always_run() -> None:
+    for first, second in itertools.combinations(range(len(Case._fields)), 2):
+        meet = {(case[first], case[second]) for case in CHOSEN if case.workers}
+        assert meet == {(case[first], case[second]) for case in EVERY_CASE if case.workers}
 
 
 @pytest.mark.timeout(300)

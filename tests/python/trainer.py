@@ -130,12 +130,16 @@ class Training:
     def raising(self) -> None:
         """The dataset raises in the middle of an epoch; the batches behind it come all the same."""
         self.dataset.is_poisoned = True
-        batches = self.epoch(self.loader(), 0)
-        try:
-            for _batch in batches:
-                pass
-        except LookupError as error:
-            say(event="raised", kind=type(error).__name__, words=str(error).splitlines()[-1])
+        batches = iter(self.loader())
+        self.seen_pids += worker_pids()
+        is_over = False
+        while not is_over:
+            try:
+                tell_batch(0, *next(batches))
+            except LookupError as error:
+                say(event="raised", kind=type(error).__name__, words=str(error).splitlines()[-1])
+            except StopIteration:
+                is_over = True
 
     def _all_workers_at_work(self, batches: Iterator[Any]) -> None:
         # They take turns, so each has given a batch then.
