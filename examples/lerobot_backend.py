@@ -79,9 +79,10 @@ def decode_video_frames(
     distances, closest = (wanted[:, None] - found[None, :]).abs().min(dim=1)
     is_too_far = distances > tolerance_s
     if is_too_far.any():
+        missed = [seconds for seconds, is_missed in zip(timestamps, is_too_far, strict=True) if is_missed]
         raise FrameTimestampError(
-            f"{video_path} has no frames within {tolerance_s} s of {wanted[is_too_far].tolist()} s: the "
-            f"closest are {distances[is_too_far].tolist()} s away. Were they recorded together?"
+            f"{video_path} has no frames within {tolerance_s} s of {missed} s: the closest are "
+            f"{distances[is_too_far].tolist()} s away. Were they recorded together?"
         )
     is_in_order = torch.equal(closest, torch.arange(len(closest)))
     frames = batch.data if is_in_order else batch.data[closest]

@@ -34,7 +34,7 @@ def make_videos(folder: Path) -> tuple[list[str], list[int]]:
     for label, speed in enumerate(SPEEDS):
         for number in range(VIDEOS_PER_CLASS):
             path = folder / f"{label}_{number}.mp4"
-            source = f"testsrc2=size=64x64:rate=25:duration=1.6,scroll=horizontal={speed},hue=h={number * 45}"
+            source = f"testsrc2=size=32x32:rate=25:duration=1.6,scroll=horizontal={speed},hue=h={number * 45}"
             command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-y", "-f", "lavfi", "-i", source]
             subprocess.run([*command, "-c:v", "libx264", "-g", "12", "-pix_fmt", "yuv420p", path], check=True)
             paths.append(str(path))
@@ -81,7 +81,7 @@ def main() -> None:
     """Reads the command line, makes the videos and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 for a ClipLoader")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the videos are made and kept")
     options = parser.parse_args()
@@ -104,7 +104,7 @@ def train(paths: list[str], labels: list[int], options: argparse.Namespace) -> N
     )
     loader = make_loader(dataset, options.workers)
     network = Network()
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for epoch in range(options.epochs):
         # Other clips of the same videos than in the epoch before.
         dataset.set_epoch(epoch)

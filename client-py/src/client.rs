@@ -10,12 +10,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use reeld_client::{Dtype, DtypeChoice, MediaSource, OpenOptions, SeekMode};
 
+use crate::error::exception;
 use crate::mapping::FrameMapping;
+use crate::memory;
 use crate::pending::duration;
+use crate::pixels::Pixels;
 use crate::spool::{Spool, duplicate};
 use crate::status;
 use crate::video::Video;
-use crate::wait::interruptibly;
+use crate::wait::{interruptibly, wait_for_frames};
 
 /// Threads may share it; a forked child connects anew by itself.
 #[pyclass(frozen, module = "reeld._native")]
@@ -95,6 +98,27 @@ impl Client {
         let options = OpenOptions { stream, seek_mode, dtype, thread_count, mapping };
         let client = self.client.clone();
         Ok(Video::new(interruptibly(py, move || client.open(source, options))?))
+    }
+
+    /// The pixels that a ticket stands for.
+    #[pyo3(signature = (ticket, *, dtype, offset, shape, strides))]
+    fn redeem(
+        &self,
+        py: Python<'_>,
+        ticket: &[u8],
+        dtype: &str,
+        offset: usize,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+    ) -> PyResult<Pixels> {
+        let block = memory::block(dtype, offset, shape, strides)?;
+        let pending = self.client.redeem(&memory::ticket(ticket)?).map_err(|error| exception(&error))?;
+        memory::view(wait_for_frames(py, &pending)?, block)
+    }
+
+    /// Counts a copy that Python made.
+    fn count_copy(&self, byte_count: u64) {
+        self.client.count_copy(byte_count);
     }
 
     /// What the daemon says about itself.

@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use reeld_client::Frames;
 
-/// Number of dimensions that a frame or a batch of them has at most.
-pub(crate) const DIMENSIONS_MAX: usize = 4;
+/// Number of dimensions that pixels have at most: those of a batch of batches, with some to spare.
+pub(crate) const DIMENSIONS_MAX: usize = 8;
 
 /// `kDLCPU`, and the only CPU that there is.
 pub(crate) const CPU_DEVICE: (i32, i32) = (1, 0);

@@ -15,6 +15,7 @@ mod classes {
     import_exception!(reeld.errors, DeadlineError);
     import_exception!(reeld.errors, DecoderCrashedError);
     import_exception!(reeld.errors, FrameIndexError);
+    import_exception!(reeld.errors, FramesLostError);
     import_exception!(reeld.errors, InternalError);
     import_exception!(reeld.errors, InvalidRequestError);
     import_exception!(reeld.errors, LimitReachedError);
@@ -46,6 +47,7 @@ pub(crate) fn exception(error: &Error) -> PyErr {
         Error::Cancelled(_) => classes::CancelledError::new_err(sentence),
         Error::DecoderCrashed(_) => classes::DecoderCrashedError::new_err(sentence),
         Error::DaemonUnavailable { .. } => classes::DaemonUnavailableError::new_err(sentence),
+        Error::FramesLost(_) => classes::FramesLostError::new_err(sentence),
         Error::LimitReached(_) => classes::LimitReachedError::new_err(sentence),
         Error::Internal(_) | Error::Protocol(_) => classes::InternalError::new_err(sentence),
     }

@@ -1,7 +1,8 @@
 //! The native module `reeld._native`: the Rust client as Python sees it. The way of a call: `client.rs` opens
 //! a `video.rs`, from a `spool.rs` where there is no file and with a `mapping.rs` where the caller has one. That is asked
 //! for what a `wanted.rs` says, perhaps in another shape (`transform.rs`); a `pending.rs` or `wait.rs` waits for the reply,
-//! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`.
+//! whose `part.rs` hands out `pixels.rs`, which becomes a tensor through `dlpack.rs`; `memory.rs` hands
+//! frames on.
 //!
 //! The interface for callers does not live here but in `python/reeld`.
 
@@ -9,6 +10,7 @@ mod client;
 mod dlpack;
 mod error;
 mod mapping;
+mod memory;
 mod part;
 mod pending;
 mod pixels;
@@ -28,6 +30,8 @@ mod _native {
     use crate::client::Client;
     #[pymodule_export]
     use crate::mapping::FrameMapping;
+    #[pymodule_export]
+    use crate::memory::{Memory, name_session};
     #[pymodule_export]
     use crate::part::Part;
     #[pymodule_export]

@@ -26,7 +26,7 @@ impl Part {
             return Err(PyIndexError::new_err("the reply holds no frame"));
         };
         let shown = Shown { channels_first, is_single: true };
-        Ok((Pixels::new(&self.frames, self.index, shown), pts, duration))
+        Ok((Pixels::new(&self.frames, part, shown), pts, duration))
     }
 
     /// All frames: their pixels, when each begins and how long each lasts, in seconds, as float64 values.
@@ -37,7 +37,7 @@ impl Part {
     ) -> PyResult<(Pixels, Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let part = self.part()?;
         let shown = Shown { channels_first, is_single: false };
-        let pixels = Pixels::new(&self.frames, self.index, shown);
+        let pixels = Pixels::new(&self.frames, part, shown);
         Ok((pixels, bytes(py, part.pts_seconds()), bytes(py, part.duration_seconds())))
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'p
     report.set_item("cache_bytes", status.cache_bytes)?;
     report.set_item("errors", errors(py, &status.errors)?)?;
     report.set_item("log_lines_dropped", status.log_lines_dropped)?;
+    report.set_item("tickets_outstanding", status.tickets_outstanding)?;
     Ok(report)
 }
 
@@ -77,6 +78,11 @@ fn totals<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>>
             ("retries", totals.retries),
             ("stray_releases", totals.stray_releases),
             ("engine_restarts", totals.engine_restarts),
+            ("results_copied_out", totals.results_copied_out),
+            ("bytes_copied_out", totals.bytes_copied_out),
+            ("tickets_issued", totals.tickets_issued),
+            ("tickets_redeemed", totals.tickets_redeemed),
+            ("tickets_expired", totals.tickets_expired),
         ],
     )
 }
@@ -105,6 +111,10 @@ fn client<'py>(py: Python<'py>, client: &ClientStatus) -> PyResult<Bound<'py, Py
             ("connected_seconds", client.connected_seconds),
             ("requests_total", client.requests_total),
             ("error_count", client.error_count),
+            ("results_copied_out", client.results_copied_out),
+            ("bytes_copied_out", client.bytes_copied_out),
+            ("tickets_issued", client.tickets_issued),
+            ("tickets_redeemed", client.tickets_redeemed),
         ],
     )?;
     report.set_item("name", &client.name)?;

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::mapping::FrameMapping;
 use crate::options::OpenOptions;
 use crate::source::SourceFile;
+use crate::ticket::Ticket;
 use crate::video::Video;
 
 /// A request in the words of this side: it names videos, not what one connection calls them.
@@ -34,6 +35,7 @@ pub(crate) enum Ask {
         video: Video,
         from: u64,
     },
+    Redeem(Ticket),
 }
 
 /// A request as one connection understands it, with its descriptors.
@@ -49,6 +51,7 @@ impl Ask {
             }
             Ask::Status => Expected::Status,
             Ask::KeyFrames { .. } => Expected::KeyFrames,
+            Ask::Redeem(ticket) => Expected::Redeemed(ticket.parts.clone()),
         }
     }
 
@@ -81,7 +84,7 @@ impl Ask {
         match self {
             Ask::Frames { parts, .. } => parts.iter().map(|(video, _)| source(video)).collect(),
             Ask::KeyFrames { video, .. } => Ok(vec![source(video)?]),
-            Ask::Open { .. } | Ask::Status => Ok(Vec::new()),
+            Ask::Open { .. } | Ask::Status | Ask::Redeem(_) => Ok(Vec::new()),
         }
     }
 
@@ -99,6 +102,12 @@ impl Ask {
                 let source = only.ok_or_else(|| Error::Protocol("a request without its video".into()))?;
                 Ok((Request::GetKeyFrames(GetKeyFrames { source, from }), Vec::new()))
             }
+            Ask::Redeem(ticket) if ticket.instance != connection.welcome().instance => {
+                let message = "these frames are lost: the daemon that kept them was restarted, or their ticket is \
+                               of another daemon";
+                Err(Error::FramesLost(message.into()))
+            }
+            Ask::Redeem(ticket) => Ok((Request::RedeemTicket(ticket.number), Vec::new())),
             Ask::Frames { parts, priority } => {
                 let bulk = Bulk::new(parts.iter().map(|(_, wanted)| wanted));
                 bulk.check_quota(connection.ledger().quota_bytes())?;

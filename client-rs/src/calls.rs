@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{Dtype, GetFrames, Message, Request, SourceOpened};
+use reeld_protocol::message::{Dtype, GetFrames, Message, PartLayout, Request, SourceOpened, Ticket};
 use reeld_protocol::status::Status;
 
 use crate::ask::millis_until;
@@ -22,6 +22,7 @@ pub(crate) enum Answer {
     Frames(Frames),
     Status(Box<Status>),
     KeyFrames(Vec<u64>),
+    Ticket(Ticket),
 }
 
 /// How a request ended.
@@ -35,6 +36,9 @@ pub(crate) enum Expected {
     Frames(Vec<Dtype>),
     Status,
     KeyFrames,
+    Ticket,
+    /// What lies in the slot that a ticket stands for.
+    Redeemed(Vec<PartLayout>),
 }
 
 /// A request as it was sent, kept to be sent again.
@@ -329,7 +333,7 @@ impl Calls {
     pub(crate) fn has_frames_in_flight(&self) -> bool {
         let is_due = |call: &Call| {
             matches!(call.stage, Stage::InFlight | Stage::Borrowed)
-                && matches!(call.expected, Expected::Frames(_))
+                && matches!(call.expected, Expected::Frames(_) | Expected::Redeemed(_))
         };
         self.calls.values().any(is_due)
     }
@@ -366,9 +370,10 @@ impl Calls {
     pub(crate) fn borrow_leased(&mut self) -> Option<(CallKey, Frames)> {
         let is_leased = |call: &Call| match &call.stage {
             Stage::Done(Ok(Answer::Frames(frames))) => !frames.is_copied(),
-            Stage::Done(Ok(Answer::SourceOpened(_) | Answer::Status(_) | Answer::KeyFrames(_)) | Err(_)) => {
-                false
-            }
+            Stage::Done(
+                Ok(Answer::SourceOpened(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_))
+                | Err(_),
+            ) => false,
             Stage::InFlight | Stage::Starved(_) | Stage::Borrowed | Stage::Taken => false,
         };
         let (key, call) = self.calls.iter_mut().find(|(_, call)| is_leased(call))?;

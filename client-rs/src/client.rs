@@ -27,6 +27,7 @@ use crate::options::{OpenOptions, RequestOptions};
 use crate::outage::{Outage, RECONNECT_FOR};
 use crate::pending::Pending;
 use crate::source::{MediaSource, SourceFile};
+use crate::ticket::Ticket;
 use crate::video::Video;
 
 /// What the last look for a daemon may take, when the time for looking is over.
@@ -256,6 +257,24 @@ impl Client {
         self.submit_now(owned(parts), options.priority, options.deadline()).map(Some)
     }
 
+    /// Takes over frames that another process has handed on, and does not wait for them. They count against the
+    /// quota of this process like its own, and are copied where it keeps much.
+    ///
+    /// # Errors
+    /// Waiting fails with [`Error::FramesLost`] if the ticket was redeemed already, if the processes that it
+    /// depends on have ended, or if the daemon was restarted meanwhile.
+    pub fn redeem(&self, ticket: &Ticket) -> Result<Pending, Error> {
+        Call::start(self.clone(), Ask::Redeem(ticket.clone()), None).map(Pending::new)
+    }
+
+    /// Counts a copy of pixels that the caller has made, with those that this library makes: `reelctl status`
+    /// shows both.
+    pub fn count_copy(&self, byte_count: u64) {
+        if let Some(connection) = self.open_connection() {
+            connection.count_copy(byte_count);
+        }
+    }
+
     /// Asks the daemon how it does.
     ///
     /// # Errors
@@ -317,7 +336,7 @@ impl Client {
         let ask = Ask::KeyFrames { video: video.clone(), from };
         match Call::start(self.clone(), ask, None)?.wait()? {
             Answer::KeyFrames(key_frames) => Ok(key_frames),
-            Answer::SourceOpened(_) | Answer::Frames(_) | Answer::Status(_) => {
+            Answer::SourceOpened(_) | Answer::Frames(_) | Answer::Status(_) | Answer::Ticket(_) => {
                 Err(Error::Protocol("an answer of another kind".into()))
             }
         }
@@ -333,7 +352,7 @@ impl Client {
             .wait_answered()?;
         match answered.answer {
             Answer::SourceOpened(opened) => Ok((answered.connection, *opened)),
-            Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) => {
+            Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_) => {
                 Err(Error::Protocol("an answer of another kind".into()))
             }
         }
@@ -483,7 +502,7 @@ impl Client {
 pub(crate) fn status_of(answer: Answer) -> Result<Status, Error> {
     match answer {
         Answer::Status(status) => Ok(*status),
-        Answer::SourceOpened(_) | Answer::Frames(_) | Answer::KeyFrames(_) => {
+        Answer::SourceOpened(_) | Answer::Frames(_) | Answer::KeyFrames(_) | Answer::Ticket(_) => {
             Err(Error::Protocol("an answer of another kind".into()))
         }
     }

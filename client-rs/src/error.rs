@@ -47,6 +47,10 @@ pub enum Error {
         /// What was tried, and what to do.
         reason: String,
     },
+    /// The frames that a ticket stood for are lost: it was redeemed already, or the processes that it depends on
+    /// have ended, or the daemon was restarted.
+    #[error("{0}")]
+    FramesLost(String),
     /// A limit other than that of memory was reached, such as open sources or connections.
     #[error("{0}")]
     LimitReached(String),
@@ -81,6 +85,7 @@ impl Error {
             | Error::Deadline(_)
             | Error::Cancelled(_)
             | Error::DecoderCrashed(_)
+            | Error::FramesLost(_)
             | Error::LimitReached(_)
             | Error::Internal(_)
             | Error::Io { .. }
@@ -103,6 +108,7 @@ impl Error {
             Error::DecoderCrashed(_) => "decoder_crashed",
             Error::DaemonUnavailable { .. } => "daemon_unavailable",
             Error::LimitReached(_) => "limit_reached",
+            Error::FramesLost(_) => "frames_lost",
             Error::Internal(_) => "internal",
             Error::Io { .. } => "io",
             Error::Protocol(_) => "protocol",
@@ -135,6 +141,7 @@ impl From<WireError> for Error {
             ErrorCode::ShuttingDown => Error::DaemonUnavailable { reason: message },
             ErrorCode::Internal => Error::Internal(message),
             ErrorCode::LimitReached => Error::LimitReached(message),
+            ErrorCode::FramesLost => Error::FramesLost(message),
             // A code of a later minor version, which the handshake should have kept away.
             _ => Error::Internal(message),
         }

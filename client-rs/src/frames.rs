@@ -4,12 +4,14 @@
 
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use reeld_protocol::message::Dtype;
 
+use crate::error::Error;
 use crate::layout::PartPlace;
 use crate::memory::Memory;
+use crate::ticket::Ticket;
 
 #[cfg(target_endian = "big")]
 compile_error!("times lie in shared memory in little-endian byte order and are read in place");
@@ -99,6 +101,38 @@ impl Frames {
         }
     }
 
+    /// The addresses of the memory that all of these frames lie in, and nothing else.
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.inner.memory.address().as_ptr() as usize;
+        start..start + self.inner.memory.len()
+    }
+
+    /// A ticket for these frames, with which another process of this user may have them too, without a copy. What
+    /// either of them writes the other sees. Waits for the daemon's word, some 50 microseconds.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if the frames lie in private memory, or were inherited by a fork;
+    /// [`Error::LimitReached`] if this process has handed on as much as it may, which is half of its quota;
+    /// [`Error::DaemonUnavailable`] if the daemon that they came from is gone. Then send a copy.
+    pub fn ticket(&self) -> Result<Ticket, Error> {
+        let claim = match &self.inner.memory {
+            Memory::Leased(lease) => lease.claim(),
+            Memory::Private(_) => None,
+        };
+        let Some((lease, link)) = claim else {
+            let message = "these frames lie in memory that is this process's alone; send a copy";
+            return Err(Error::InvalidRequest(message.into()));
+        };
+        let number = link.issue_ticket(lease)?;
+        let parts = self.inner.parts.iter().map(PartPlace::layout).collect();
+        Ok(Ticket { instance: link.welcome().instance, number, parts })
+    }
+
+    /// Knows these frames without keeping them.
+    pub fn downgrade(&self) -> WeakFrames {
+        WeakFrames { inner: Arc::downgrade(&self.inner) }
+    }
+
     /// The pixels of one part, for writing. None where the part does not exist or clones of this `Frames`
     /// show the same memory.
     pub fn pixels_mut(&mut self, part: usize) -> Option<&mut [u8]> {
@@ -106,6 +140,19 @@ impl Frames {
         let place = *inner.parts.get(part)?;
         let pixels = inner.memory.bytes_mut().get_mut(place.pixels_offset..)?;
         pixels.get_mut(..place.frame_bytes * place.frame_count)
+    }
+}
+
+/// Knows [`Frames`] for as long as somebody has them.
+#[derive(Clone, Debug)]
+pub struct WeakFrames {
+    inner: Weak<Inner>,
+}
+
+impl WeakFrames {
+    /// The frames, if somebody still has them.
+    pub fn upgrade(&self) -> Option<Frames> {
+        self.inner.upgrade().map(|inner| Frames { inner })
     }
 }
 

@@ -15,9 +15,9 @@ use crate::calls::Closed;
 use crate::layout::PartPlace;
 use crate::memory::Memory;
 
-/// Arenas of one connection that are mapped at a time. They double in size, so that even a quota of many
+/// Arenas of one connection that are mapped at a time, its own and others'. They double in size, so that even a quota of many
 /// terabytes takes fewer, results with an arena of their own included.
-const ARENAS_MAX: usize = 4096;
+const ARENAS_MAX: usize = 8192;
 
 /// The receiving side of a connection. Whoever leads has it.
 #[derive(Debug, Default)]
@@ -85,9 +85,11 @@ impl Inbound {
                 self.arenas.remove(arena);
                 Ok(())
             }
-            Notice::Release(_) | Notice::CloseSource(_) | Notice::Cancel(_) => {
-                Err(Closed::Broken("it sent a notice that only clients send".into()))
-            }
+            Notice::Release(_)
+            | Notice::CloseSource(_)
+            | Notice::Cancel(_)
+            | Notice::Session
+            | Notice::Copied { .. } => Err(Closed::Broken("it sent a notice that only clients send".into())),
         }
     }
 

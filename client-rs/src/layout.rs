@@ -19,6 +19,20 @@ pub(crate) struct PartPlace {
 }
 
 impl PartPlace {
+    /// The same as it travels.
+    pub(crate) fn layout(&self) -> PartLayout {
+        PartLayout {
+            frame_count: self.frame_count as u64,
+            height: self.height as u32,
+            width: self.width as u32,
+            channels: self.channels as u32,
+            dtype: self.dtype,
+            pixels_offset: self.pixels_offset as u64,
+            pts_offset: self.pts_offset as u64,
+            durations_offset: self.durations_offset as u64,
+        }
+    }
+
     /// Checks that all of a part lies in a slot of that length, aligned for its values; none where not.
     /// The slot itself must be aligned to 8 bytes.
     pub(crate) fn check(layout: &PartLayout, slot_bytes: usize) -> Option<PartPlace> {

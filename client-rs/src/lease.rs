@@ -20,7 +20,7 @@ pub(crate) struct Lease {
     slot: NonNull<u8>,
     slot_bytes: usize,
     /// Its drop gives the lease back.
-    _claim: Own<Claim>,
+    claim: Own<Claim>,
 }
 
 /// What only the process that got the lease deals with.
@@ -53,8 +53,8 @@ impl Lease {
         link: Arc<Link>,
     ) -> Lease {
         let returned = ReturnedLease { id, bytes: slot_bytes as u64, heritage: Heritage::new() };
-        let _claim = Own::new(Claim { link, returned: Some(returned) });
-        Lease { arena, slot, slot_bytes, _claim }
+        let claim = Own::new(Claim { link, returned: Some(returned) });
+        Lease { arena, slot, slot_bytes, claim }
     }
 
     pub(crate) fn address(&self) -> NonNull<u8> {
@@ -63,6 +63,12 @@ impl Lease {
 
     pub(crate) fn bytes(&self) -> usize {
         self.slot_bytes
+    }
+
+    /// Its name, and the connection on which that means something; none in a process that only inherited it.
+    pub(crate) fn claim(&self) -> Option<(LeaseId, &Arc<Link>)> {
+        let claim = self.claim.get()?;
+        claim.returned.as_ref().map(|returned| (returned.id, &claim.link))
     }
 
     /// The mapping that the slot lies in.

@@ -17,6 +17,9 @@ pub(crate) struct Ledger {
     results_copied: AtomicU64,
     frames_copied: AtomicU64,
     bytes_copied: AtomicU64,
+    /// Of these, what the daemon was not told yet.
+    unreported_results: AtomicU64,
+    unreported_bytes: AtomicU64,
 }
 
 /// Numbers about one connection of this process.
@@ -32,9 +35,10 @@ pub struct ClientStatistics {
     pub leases_deferred: u64,
     /// Bytes of these.
     pub deferred_bytes: u64,
-    /// Results that were copied into private memory because more than half of the quota was held.
+    /// Results that were copied into private memory: because more than half of the quota was held, or by the
+    /// caller, who said so.
     pub results_copied_out: u64,
-    /// Frames in these.
+    /// Frames in those that this library copied.
     pub frames_copied_out: u64,
     /// Bytes of these.
     pub bytes_copied_out: u64,
@@ -59,6 +63,8 @@ impl Ledger {
             results_copied: AtomicU64::new(0),
             frames_copied: AtomicU64::new(0),
             bytes_copied: AtomicU64::new(0),
+            unreported_results: AtomicU64::new(0),
+            unreported_bytes: AtomicU64::new(0),
         }
     }
 
@@ -97,6 +103,16 @@ impl Ledger {
         self.results_copied.fetch_add(1, Ordering::AcqRel);
         self.frames_copied.fetch_add(frame_count, Ordering::AcqRel);
         self.bytes_copied.fetch_add(bytes, Ordering::AcqRel);
+        self.unreported_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.unreported_results.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Copies since the last time, results and bytes, for the daemon.
+    pub(crate) fn take_unreported(&self) -> Option<(u64, u64)> {
+        match self.unreported_results.swap(0, Ordering::AcqRel) {
+            0 => None,
+            results => Some((results, self.unreported_bytes.swap(0, Ordering::AcqRel))),
+        }
     }
 
     pub(crate) fn quota_bytes(&self) -> u64 {

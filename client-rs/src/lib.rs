@@ -19,6 +19,7 @@
 //!
 //! - [`Video`] is an open video stream; [`Client`] the way to the daemon, found by itself in most programs.
 //! - [`Frames`] are pixels and times, without a copy where possible.
+//! - [`Ticket`] hands frames on to another process, without a copy.
 //! - [`Pending`] is a request on its way: wait for it or `.await` it. [`AsyncClient`] and [`AsyncVideo`]
 //!   are for futures throughout, with any runtime.
 //!
@@ -70,12 +71,13 @@ mod socket;
 mod source;
 mod spool;
 mod threads;
+mod ticket;
 mod video;
 mod video_metadata;
 
 pub use client::{Client, ClientBuilder};
 pub use error::Error;
-pub use frames::{Frame, Frames, FramesPart};
+pub use frames::{Frame, Frames, FramesPart, WeakFrames};
 pub use ledger::ClientStatistics;
 pub use mapping::FrameMapping;
 pub use nonblocking::{AsyncClient, AsyncVideo};
@@ -83,6 +85,7 @@ pub use options::{DtypeChoice, FrameRange, OpenOptions, RequestOptions};
 pub use pending::Pending;
 pub use source::MediaSource;
 pub use spool::Spool;
+pub use ticket::Ticket;
 pub use video::Video;
 pub use video_metadata::VideoMetadata;
 

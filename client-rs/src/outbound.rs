@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use reeld_protocol::frame::OutgoingFd;
 use reeld_protocol::{LeaseId, Notice, Outbox, SourceId};
 use rustix::net::SendFlags;
 
@@ -21,6 +22,8 @@ pub(crate) enum Returned {
     Lease(ReturnedLease),
     Source(SourceId),
     Cancelled(u64),
+    /// The process on whose behalf tickets are issued.
+    Session(OutgoingFd),
 }
 
 /// Leases in one notice. A body of 64 KiB would hold 7,000 even if each took the longest form.
@@ -71,11 +74,17 @@ impl Outbound {
                 }
                 Returned::Source(source) => self.push_notice(&Notice::CloseSource(source)),
                 Returned::Cancelled(request) => self.push_notice(&Notice::Cancel(request)),
+                Returned::Session(process) => {
+                    let _ = self.outbox.push(&Notice::Session, 0, vec![process]);
+                }
             }
         }
         self.released_count += leases.len() as u64;
         for chunk in leases.chunks(LEASES_PER_NOTICE) {
             self.push_notice(&Notice::Release(chunk.to_vec()));
+        }
+        if let Some((results, bytes)) = ledger.take_unreported() {
+            self.push_notice(&Notice::Copied { results, bytes });
         }
     }
 

@@ -77,7 +77,7 @@ fn frames_of(outcome: Outcome) -> Result<Frames, Error> {
     match outcome? {
         Answer::Frames(frames) => Ok(frames),
         // The link lets only the expected kind through.
-        Answer::SourceOpened(_) | Answer::Status(_) | Answer::KeyFrames(_) => {
+        Answer::SourceOpened(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_) => {
             Err(Error::Protocol("an answer of another kind".into()))
         }
     }

@@ -349,7 +349,7 @@ fn reopen(
     connection.abandon(key);
     match outcome? {
         Answer::SourceOpened(opened) => Ok(*opened),
-        Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) => {
+        Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_) => {
             Err(Error::Protocol("an answer of another kind".into()))
         }
     }

@@ -20,17 +20,22 @@ use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::{BODY_BYTES_MAX, HEADER_BYTES, Header};
 use rustix::net::RecvFlags;
 
-const KINDS: [u16; 16] = [
+const KINDS: [u16; 21] = [
     kind::OPEN_SOURCE,
     kind::GET_FRAMES,
     kind::STATUS,
+    kind::ISSUE_TICKET,
+    kind::REDEEM_TICKET,
     kind::RELEASE,
     kind::CLOSE_SOURCE,
     kind::CANCEL,
+    kind::SESSION,
+    kind::COPIED,
     kind::ERROR,
     kind::SOURCE_OPENED,
     kind::FRAMES,
     kind::STATUS_REPORT,
+    kind::TICKET_ISSUED,
     kind::ARENA_GRANTED,
     kind::ARENA_REVOKED,
     0x8000,

@@ -34,11 +34,13 @@ pub enum ErrorCode {
     Internal,
     /// Another limit of the daemon was reached (sources, requests in flight).
     LimitReached,
+    /// The frames that a ticket stood for cannot be had by it any more, or never could.
+    FramesLost,
 }
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [ErrorCode; 13] = [
+    pub const ALL: [ErrorCode; 14] = [
         ErrorCode::InvalidRequest,
         ErrorCode::IndexOutOfRange,
         ErrorCode::TimeOutOfRange,
@@ -52,6 +54,7 @@ impl ErrorCode {
         ErrorCode::ShuttingDown,
         ErrorCode::Internal,
         ErrorCode::LimitReached,
+        ErrorCode::FramesLost,
     ];
 
     /// Its name in logs and in status reports; never changes.
@@ -70,6 +73,7 @@ impl ErrorCode {
             ErrorCode::ShuttingDown => "shutting_down",
             ErrorCode::Internal => "internal",
             ErrorCode::LimitReached => "limit_reached",
+            ErrorCode::FramesLost => "frames_lost",
         }
     }
 }

@@ -131,6 +131,17 @@ pub struct GetKeyFrames {
     pub from: u64,
 }
 
+/// The right to a lease that any process of the same user may take, once. A number that cannot be guessed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Ticket(pub [u8; 32]);
+
+impl std::fmt::Debug for Ticket {
+    /// Whoever reads a log must not be able to redeem it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ticket(..)")
+    }
+}
+
 /// What a client asks. Exactly one terminal reply with the same request id answers each.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Request {
@@ -142,6 +153,10 @@ pub enum Request {
     Status,
     /// Asks for the indices of keyframes.
     GetKeyFrames(GetKeyFrames),
+    /// Asks for a ticket for a slot that this connection has a lease on.
+    IssueTicket(LeaseId),
+    /// Asks for a lease on the slot that a ticket stands for.
+    RedeemTicket(Ticket),
 }
 
 /// What either side says without expecting an answer; its request id is 0.
@@ -153,6 +168,15 @@ pub enum Notice {
     CloseSource(SourceId),
     /// Client: this request is not needed any more. A hint; its reply still comes.
     Cancel(u64),
+    /// Client: the process whose pidfd comes with this is the session of this connection's tickets.
+    Session,
+    /// Client: so much was copied out of slots, since it last said so.
+    Copied {
+        /// How many results.
+        results: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// Daemon: an arena of the given length, as one fd, to be mapped once.
     ArenaGranted {
         /// The name that replies use.
@@ -204,7 +228,7 @@ pub struct FramesReply {
     pub slot_offset: u64,
     /// The slot's length.
     pub slot_bytes: u64,
-    /// One per part of the request, in its order.
+    /// One per part of the request, in its order; none for a ticket: who issued it says what lies in the slot.
     pub parts: Vec<PartLayout>,
 }
 
@@ -230,12 +254,14 @@ pub enum Reply {
     Error(WireError),
     /// Answers `OpenSource`.
     SourceOpened(Box<SourceOpened>),
-    /// Answers `GetFrames`.
+    /// Answers `GetFrames` and `RedeemTicket`.
     Frames(FramesReply),
     /// Answers `Status`.
     Status(Box<Status>),
     /// Answers `GetKeyFrames`: ascending, all there are unless they are [`KEY_FRAMES_PER_REPLY_MAX`].
     KeyFrames(Vec<u64>),
+    /// Answers `IssueTicket`.
+    TicketIssued(Ticket),
 }
 
 /// A group of messages that share one direction and one way to be encoded.
@@ -258,20 +284,25 @@ pub mod kind {
     pub const GET_FRAMES: u16 = 17;
     pub const STATUS: u16 = 18;
     pub const GET_KEY_FRAMES: u16 = 19;
+    pub const ISSUE_TICKET: u16 = 20;
+    pub const REDEEM_TICKET: u16 = 21;
     pub const RELEASE: u16 = 32;
     pub const CLOSE_SOURCE: u16 = 33;
     pub const CANCEL: u16 = 34;
+    pub const SESSION: u16 = 35;
+    pub const COPIED: u16 = 36;
     pub const ERROR: u16 = 64;
     pub const SOURCE_OPENED: u16 = 65;
     pub const FRAMES: u16 = 66;
     pub const STATUS_REPORT: u16 = 67;
     pub const KEY_FRAMES: u16 = 68;
+    pub const TICKET_ISSUED: u16 = 69;
     pub const ARENA_GRANTED: u16 = 96;
     pub const ARENA_REVOKED: u16 = 97;
 
     /// True for what never is a notice: the handshake, requests and replies. Kinds of later versions are not known here.
     pub fn is_no_notice(kind: u16) -> bool {
-        matches!(kind, HELLO..=REFUSAL | OPEN_SOURCE..=GET_KEY_FRAMES | ERROR..=KEY_FRAMES)
+        matches!(kind, HELLO..=REFUSAL | OPEN_SOURCE..=REDEEM_TICKET | ERROR..=TICKET_ISSUED)
     }
 }
 
@@ -282,6 +313,8 @@ impl Message for Request {
             Request::GetFrames(_) => kind::GET_FRAMES,
             Request::Status => kind::STATUS,
             Request::GetKeyFrames(_) => kind::GET_KEY_FRAMES,
+            Request::IssueTicket(_) => kind::ISSUE_TICKET,
+            Request::RedeemTicket(_) => kind::REDEEM_TICKET,
         }
     }
 
@@ -291,6 +324,8 @@ impl Message for Request {
             Request::GetFrames(body) => codec::encode(body),
             Request::Status => Ok(Vec::new()),
             Request::GetKeyFrames(body) => codec::encode(body),
+            Request::IssueTicket(lease) => codec::encode(lease),
+            Request::RedeemTicket(ticket) => codec::encode(ticket),
         }
     }
 
@@ -300,6 +335,8 @@ impl Message for Request {
             kind::GET_FRAMES => Request::GetFrames(codec::decode(body)?),
             kind::STATUS => codec::decode(body).map(|()| Request::Status)?,
             kind::GET_KEY_FRAMES => Request::GetKeyFrames(codec::decode(body)?),
+            kind::ISSUE_TICKET => Request::IssueTicket(codec::decode(body)?),
+            kind::REDEEM_TICKET => Request::RedeemTicket(codec::decode(body)?),
             _ => return Ok(None),
         }))
     }
@@ -311,6 +348,8 @@ impl Message for Notice {
             Notice::Release(_) => kind::RELEASE,
             Notice::CloseSource(_) => kind::CLOSE_SOURCE,
             Notice::Cancel(_) => kind::CANCEL,
+            Notice::Session => kind::SESSION,
+            Notice::Copied { .. } => kind::COPIED,
             Notice::ArenaGranted { .. } => kind::ARENA_GRANTED,
             Notice::ArenaRevoked(_) => kind::ARENA_REVOKED,
         }
@@ -321,6 +360,8 @@ impl Message for Notice {
             Notice::Release(leases) => codec::encode(leases),
             Notice::CloseSource(source) => codec::encode(source),
             Notice::Cancel(request) => codec::encode(request),
+            Notice::Session => Ok(Vec::new()),
+            Notice::Copied { results, bytes } => codec::encode(&(*results, *bytes)),
             Notice::ArenaGranted { arena, bytes } => codec::encode(&(*arena, *bytes)),
             Notice::ArenaRevoked(arena) => codec::encode(arena),
         }
@@ -331,6 +372,11 @@ impl Message for Notice {
             kind::RELEASE => Notice::Release(codec::decode(body)?),
             kind::CLOSE_SOURCE => Notice::CloseSource(codec::decode(body)?),
             kind::CANCEL => Notice::Cancel(codec::decode(body)?),
+            kind::SESSION => codec::decode(body).map(|()| Notice::Session)?,
+            kind::COPIED => {
+                let (results, bytes) = codec::decode(body)?;
+                Notice::Copied { results, bytes }
+            }
             kind::ARENA_GRANTED => {
                 let (arena, bytes) = codec::decode(body)?;
                 Notice::ArenaGranted { arena, bytes }
@@ -349,6 +395,7 @@ impl Message for Reply {
             Reply::Frames(_) => kind::FRAMES,
             Reply::Status(_) => kind::STATUS_REPORT,
             Reply::KeyFrames(_) => kind::KEY_FRAMES,
+            Reply::TicketIssued(_) => kind::TICKET_ISSUED,
         }
     }
 
@@ -359,6 +406,7 @@ impl Message for Reply {
             Reply::Frames(body) => codec::encode(body),
             Reply::Status(body) => codec::encode(body.as_ref()),
             Reply::KeyFrames(body) => codec::encode(body),
+            Reply::TicketIssued(ticket) => codec::encode(ticket),
         }
     }
 
@@ -369,6 +417,7 @@ impl Message for Reply {
             kind::FRAMES => Reply::Frames(codec::decode(body)?),
             kind::STATUS_REPORT => Reply::Status(Box::new(codec::decode(body)?)),
             kind::KEY_FRAMES => Reply::KeyFrames(codec::decode(body)?),
+            kind::TICKET_ISSUED => Reply::TicketIssued(codec::decode(body)?),
             _ => return Ok(None),
         }))
     }

@@ -73,6 +73,8 @@ pub struct Status {
     pub errors: Vec<ErrorCount>,
     /// Lines of the daemon's log that were dropped since the start because whoever reads the log did not.
     pub log_lines_dropped: u64,
+    /// Tickets that were issued, not redeemed yet, and did not expire.
+    pub tickets_outstanding: u64,
 }
 
 /// How many replies had an error code.
@@ -113,6 +115,16 @@ pub struct Totals {
     pub stray_releases: u64,
     /// Engines that were started in place of one that had ended without being told to.
     pub engine_restarts: u64,
+    /// Results that clients copied out of shared memory.
+    pub results_copied_out: u64,
+    /// Bytes of these.
+    pub bytes_copied_out: u64,
+    /// Tickets that were issued.
+    pub tickets_issued: u64,
+    /// Tickets that were redeemed.
+    pub tickets_redeemed: u64,
+    /// Tickets that ended without being redeemed.
+    pub tickets_expired: u64,
 }
 
 /// One client.
@@ -142,6 +154,14 @@ pub struct ClientStatus {
     pub requests_total: u64,
     /// Requests of these that were answered with an error.
     pub error_count: u64,
+    /// Results that it copied out of shared memory.
+    pub results_copied_out: u64,
+    /// Bytes of these.
+    pub bytes_copied_out: u64,
+    /// Tickets that it was issued.
+    pub tickets_issued: u64,
+    /// Tickets that it redeemed.
+    pub tickets_redeemed: u64,
 }
 
 /// All clients of one user.
@@ -254,6 +274,10 @@ mod tests {
             connected_seconds: u64::MAX,
             requests_total: u64::MAX,
             error_count: u64::MAX,
+            results_copied_out: u64::MAX,
+            bytes_copied_out: u64::MAX,
+            tickets_issued: u64::MAX,
+            tickets_redeemed: u64::MAX,
         };
         let engine = EngineStatus {
             pid: u32::MAX,

@@ -10,7 +10,7 @@ use reeld_protocol::codec::{decode, encode};
 use reeld_protocol::mapping::{self, MappedFrame};
 use reeld_protocol::message::{
     Dtype, FramesReply, GetFrames, GetKeyFrames, KEY_FRAMES_PER_REPLY_MAX, MemoryRange, Message, OpenSource,
-    Part, PartLayout, SeekMode, SourceOpened, Wanted, kind,
+    Part, PartLayout, SeekMode, SourceOpened, Ticket, Wanted, kind,
 };
 use reeld_protocol::metadata::{
     AudioHeader, ContentMetadata, EffectiveMetadata, MediaMetadata, MediaType, Rational, StreamMetadata,
@@ -113,6 +113,29 @@ fn status_request() {
     assert_golden(&Request::Status, kind::STATUS, "");
 }
 
+/// 32 bytes, as they are: no length before them.
+const NUMBER: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff";
+
+fn ticket() -> Ticket {
+    let mut number = std::array::from_fn(|position| position as u8);
+    number[31] = 255;
+    Ticket(number)
+}
+
+#[test]
+fn tickets() {
+    assert_golden(&Request::IssueTicket(LeaseId(300)), kind::ISSUE_TICKET, "fb2c01");
+    assert_golden(&Request::RedeemTicket(ticket()), kind::REDEEM_TICKET, NUMBER);
+    assert_golden(&Reply::TicketIssued(ticket()), kind::TICKET_ISSUED, NUMBER);
+    assert_golden(&Notice::Session, kind::SESSION, "");
+    assert_golden(&Notice::Copied { results: 2, bytes: 70_000 }, kind::COPIED, "02fc70110100");
+}
+
+#[test]
+fn ticket_is_not_shown_in_logs() {
+    assert_eq!(format!("{:?}", Request::RedeemTicket(ticket())), "RedeemTicket(Ticket(..))");
+}
+
 #[test]
 fn key_frames() {
     let message = GetKeyFrames { source: SourceId(7), from: 300 };
@@ -163,6 +186,7 @@ fn error_codes_keep_their_numbers() {
         ErrorCode::ShuttingDown,
         ErrorCode::Internal,
         ErrorCode::LimitReached,
+        ErrorCode::FramesLost,
     ];
     assert_eq!(codes, ErrorCode::ALL);
     for (number, code) in codes.into_iter().enumerate() {
@@ -336,6 +360,11 @@ fn status_report() {
             retries: 30,
             stray_releases: 31,
             engine_restarts: 32,
+            results_copied_out: 33,
+            bytes_copied_out: 34,
+            tickets_issued: 35,
+            tickets_redeemed: 36,
+            tickets_expired: 37,
         },
         clients: vec![ClientStatus {
             connection: 40,
@@ -350,6 +379,10 @@ fn status_report() {
             connected_seconds: 48,
             requests_total: 49,
             error_count: 60,
+            results_copied_out: 61,
+            bytes_copied_out: 62,
+            tickets_issued: 63,
+            tickets_redeemed: 64,
         }],
         engines: vec![EngineStatus {
             pid: 50,
@@ -382,13 +415,14 @@ fn status_report() {
         cache_bytes: 71,
         errors: vec![ErrorCount { code: "media".into(), count: 72 }],
         log_lines_dropped: 73,
+        tickets_outstanding: 74,
     };
     assert_golden(
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         15161718191a1b1c1d1e1f200128292a2b2c2d2e2f02707930313c01323301343504360105612e6d70343738 \
-         3c3d3e013c3d3e3f4041424647 01464701056d656469614849",
+         15161718191a1b1c1d1e1f202122232425 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
+         3c3d3e013c3d3e3f4041424647 01464701056d6564696148494a",
     );
 }
 
@@ -402,14 +436,19 @@ fn kinds_keep_their_numbers() {
         (kind::GET_FRAMES, 17),
         (kind::STATUS, 18),
         (kind::GET_KEY_FRAMES, 19),
+        (kind::ISSUE_TICKET, 20),
+        (kind::REDEEM_TICKET, 21),
         (kind::RELEASE, 32),
         (kind::CLOSE_SOURCE, 33),
         (kind::CANCEL, 34),
+        (kind::SESSION, 35),
+        (kind::COPIED, 36),
         (kind::ERROR, 64),
         (kind::SOURCE_OPENED, 65),
         (kind::FRAMES, 66),
         (kind::STATUS_REPORT, 67),
         (kind::KEY_FRAMES, 68),
+        (kind::TICKET_ISSUED, 69),
         (kind::ARENA_GRANTED, 96),
         (kind::ARENA_REVOKED, 97),
     ];

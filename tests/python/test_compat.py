@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from reeld import compat
+from reeld.metadata import StreamMetadata
 from support import CLIPS, REPOSITORY, Reference, VideoDecoder, assert_same_outcome
 
 RUN = REPOSITORY / "tests" / "compat" / "run.py"
@@ -89,6 +90,8 @@ def run(media: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+# Two runs of pytest, each of which imports torch, beside whatever else runs.
+@pytest.mark.timeout(600)
 def test_both_libraries_run_the_same_items_and_what_only_one_passes_is_named(
     checkout: Path, tmp_path: Path, media: Path
 ) -> None:
@@ -123,6 +126,7 @@ def test_both_libraries_run_the_same_items_and_what_only_one_passes_is_named(
     )
 
 
+@pytest.mark.timeout(600)
 def test_chosen_items_that_all_pass_end_with_0(checkout: Path, media: Path) -> None:
     result = run(media, checkout, "test/test_decoders.py::TestDecoder", "-k", "is_reeld")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -190,5 +194,5 @@ def test_mappings_are_read_into_the_same_columns() -> None:
 def test_metadata_can_be_replaced(media: Path) -> None:
     decoder = VideoDecoder(media / "h264_bframes.mp4")
     decoder.metadata = Reference(media / "h264_bframes.mp4").metadata
-    assert isinstance(VideoDecoder(media / "h264_bframes.mp4").metadata, compat.StreamMetadata)
+    assert isinstance(VideoDecoder(media / "h264_bframes.mp4").metadata, StreamMetadata)
     assert decoder._num_frames == len(decoder) == decoder.metadata.num_frames

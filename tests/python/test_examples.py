@@ -24,6 +24,6 @@ def test_the_training_loop_learns(daemon: Daemon, tmp_path: Path, worker_count: 
         for line in result.stdout.splitlines()
     ]
     losses = [float(epoch[1]) for epoch in epochs if epoch is not None]
-    assert len(losses) == len(epochs) == 6
+    assert len(losses) == len(epochs) == 10
     assert losses[-1] < losses[0] / 2
     eventually(lambda: daemon.lease_count() == 0, "no lease is left")

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reeld_client::{Client, OpenOptions, Video};
 use reeld_protocol::codec::decode;
 use reeld_protocol::mapping::{self, MappedFrame};
-use reeld_protocol::message::{Dtype, GetFrames, MemoryRange, OpenSource, Part, SeekMode, Wanted, kind};
+use reeld_protocol::message::{
+    Dtype, GetFrames, MemoryRange, OpenSource, Part, SeekMode, Ticket, Wanted, kind,
+};
 use reeld_protocol::{
     ArenaId, BODY_BYTES_MAX, ErrorCode, FDS_MAX, LeaseId, Notice, Refusal, Reply, Request, SealedMemfd,
     SourceId, Transform, VERSION_MAJOR, VERSION_MINOR, WireError,
@@ -130,6 +132,17 @@ fn null() -> OwnedFd {
     File::open("/dev/null").unwrap().into()
 }
 
+fn own_process() -> OwnedFd {
+    let own = rustix::process::getpid();
+    rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap()
+}
+
+fn name_session(peer: &mut Peer, fds: &[OwnedFd]) {
+    let bytes = raw_message(kind::SESSION, 0, fds.len() as u8, &[]);
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    peer.send_with(&bytes, &fds);
+}
+
 fn random_bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     (0..count).map(|_| random.below(256) as u8).collect()
@@ -201,6 +214,14 @@ const LAWBREAKERS: &[(&str, Act)] = &[
     ("another Hello", |peer| peer.send(&Peer::hello(VERSION_MAJOR, VERSION_MINOR))),
     ("a request without an id", |peer| peer.ask(0, &Request::Status)),
     ("a reply without an id", |peer| peer.send(&raw_message(kind::FRAMES, 0, 0, &[]))),
+    ("a session that is a file", |peer| name_session(peer, &[null()])),
+    ("a session that is a socket", |peer| name_session(peer, &[UnixStream::pair().unwrap().0.into()])),
+    ("a session of nobody", |peer| name_session(peer, &[])),
+    ("a session of two processes", |peer| name_session(peer, &[own_process(), own_process()])),
+    ("two sessions", |peer| {
+        name_session(peer, &[own_process()]);
+        name_session(peer, &[own_process()]);
+    }),
     ("an arena granted", |peer| {
         peer.send(&bytes_of(&Notice::ArenaGranted { arena: ArenaId(0), bytes: 4096 }, 0));
     }),
@@ -287,6 +308,15 @@ fn ask_of_clip(peer: &mut Peer, wanted: Wanted) {
 const REFUSED: &[(&str, ErrorCode, Act)] = &[
     ("an unknown kind", ErrorCode::Unsupported, |peer| peer.send(&raw_message(60_000, 7, 0, b"later"))),
     ("a reply as a request", ErrorCode::Unsupported, |peer| peer.send(&raw_message(kind::FRAMES, 7, 0, &[]))),
+    ("a ticket for a lease that is not held", ErrorCode::InvalidRequest, |peer| {
+        peer.ask(7, &Request::IssueTicket(LeaseId(1)));
+    }),
+    ("a guessed ticket", ErrorCode::FramesLost, |peer| {
+        peer.ask(7, &Request::RedeemTicket(Ticket([0; 32])));
+    }),
+    ("half a ticket", ErrorCode::InvalidRequest, |peer| {
+        peer.send(&raw_message(kind::REDEEM_TICKET, 7, 0, &[0; 16]));
+    }),
     ("a notice as a request", ErrorCode::Unsupported, |peer| peer.send(&bytes_of(&Notice::Cancel(1), 7))),
     ("a Hello as a request", ErrorCode::Unsupported, |peer| peer.send(&raw_message(kind::HELLO, 7, 0, &[]))),
     ("a body of garbage", ErrorCode::InvalidRequest, |peer| {
@@ -305,7 +335,7 @@ const REFUSED: &[(&str, ErrorCode, Act)] = &[
     }),
     ("a mapping that is a device", ErrorCode::InvalidRequest, |peer| offer_mapped(peer, null())),
     ("a mapping that can still change", ErrorCode::InvalidRequest, |peer| {
-        offer_mapped(peer, memfd(&[0; 40]))
+        offer_mapped(peer, memfd(&[0; 40]));
     }),
     ("a mapping without a byte", ErrorCode::InvalidRequest, |peer| {
         offer_mapped(peer, SealedMemfd::new("hostile", b"").unwrap().into_fd());

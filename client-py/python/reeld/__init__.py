@@ -12,7 +12,7 @@ Example:
     (True, 3)
 """
 
-from reeld import decoders
+from reeld import _tickets, decoders, samplers, transforms
 from reeld._native import __version__
 from reeld.client import connect, statistics, status
 from reeld.clips import Clip, PendingFrames, submit
@@ -23,6 +23,7 @@ from reeld.errors import (
     DeadlineError,
     DecoderCrashedError,
     FrameIndexError,
+    FramesLostError,
     InternalError,
     InvalidRequestError,
     LimitReachedError,
@@ -45,6 +46,7 @@ __all__ = [
     "Frame",
     "FrameBatch",
     "FrameIndexError",
+    "FramesLostError",
     "InternalError",
     "InvalidRequestError",
     "LimitReachedError",
@@ -58,7 +60,11 @@ __all__ = [
     "__version__",
     "connect",
     "decoders",
+    "samplers",
     "statistics",
     "status",
     "submit",
+    "transforms",
 ]
+
+_tickets.register()

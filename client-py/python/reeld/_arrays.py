@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +37,53 @@ def pixels_tensor(pixels: Pixels) -> torch.Tensor:
         return cast("torch.Tensor", np.asarray(pixels))
     # The bare capsule spares the negotiation that `from_dlpack(pixels)` would make for each frame.
     return torch.from_dlpack(pixels.dlpack_capsule())
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where the values of a tensor lie: the addresses, the counts and steps (in values) of its dimensions."""
+
+    start: int
+    stop: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+# What the native module can show again.
+_BLOCK_DIMENSIONS_MAX = 8
+_BLOCK_DTYPES = ("uint8", "float32")
+
+
+def block_of(data: torch.Tensor) -> Block | None:
+    """Where a tensor's or an array's values lie; None where they cannot be seen as one block of ours."""
+    torch = _torch_module()
+    if torch is not None and isinstance(data, torch.Tensor):
+        # A subclass, or one with a gradient, a conjugate or negative bit, is more than its values.
+        if type(data) is not torch.Tensor or data.requires_grad or data.device.type != "cpu":
+            return None
+        if data.layout != torch.strided or data.is_conj() or data.is_neg():
+            return None
+        start, strides = data.data_ptr(), tuple(data.stride())
+        dtype = str(data.dtype).removeprefix("torch.")
+    elif type(data) is np.ndarray:
+        start, dtype = data.ctypes.data, data.dtype.name
+        if any(step % data.itemsize for step in data.strides) or not data.dtype.isnative:
+            return None
+        strides = tuple(step // data.itemsize for step in data.strides)
+    else:
+        return None
+    shape = tuple(data.shape)
+    is_showable = dtype in _BLOCK_DTYPES and len(shape) <= _BLOCK_DIMENSIONS_MAX
+    if not is_showable or 0 in shape or any(step < 0 for step in strides):
+        return None
+    last = sum((count - 1) * step for count, step in zip(shape, strides, strict=True))
+    return Block(start, start + (last + 1) * data.itemsize, dtype, shape, strides)
+
+
+def times_bytes(times: torch.Tensor) -> bytes:
+    """Float64 values as `times_tensor` takes them."""
+    return np.ascontiguousarray(times, dtype=np.float64).tobytes()
 
 
 def times_tensor(times: bytearray | Sequence[float]) -> torch.Tensor:

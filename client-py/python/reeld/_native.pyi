@@ -66,6 +66,18 @@ class Client:
     ) -> Video:
         """Opens a path; the content of a spool, once; or a descriptor, which stays its owner's."""
 
+    def redeem(
+        self,
+        ticket: bytes,
+        *,
+        dtype: str,
+        offset: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+    ) -> Pixels:
+        """A block of values in the slot that a ticket stands for. Counts and steps are in values."""
+
+    def count_copy(self, byte_count: int) -> None: ...
     def status(self) -> dict[str, Any]: ...
     def statistics(self) -> dict[str, int]: ...
 
@@ -179,3 +191,14 @@ class Pixels:
     @property
     def __array_interface__(self) -> dict[str, object]: ...
     def arena_addresses(self) -> tuple[int, int] | None: ...
+    def memory(self) -> Memory | None: ...
+
+@final
+class Memory:
+    """The slot that frames lie in. It is not kept by this, but by the tensors."""
+
+    def addresses(self) -> tuple[int, int] | None: ...
+    def ticket(self) -> bytes: ...
+
+def name_session(process: int) -> None:
+    """Tickets of this process hold at least as long as that one lives."""

@@ -114,6 +114,13 @@ def statistics() -> dict[str, int]:
     return default_client().statistics()
 
 
+def _count_copy(byte_count: int) -> None:
+    """Counts a copy of pixels made here with those of the native module, which the daemon is told of."""
+    client = _client
+    if client is not None:
+        client.count_copy(byte_count)
+
+
 def use_socket(socket: str | None) -> None:
     """Connects to the socket that another process was told to use, unless this one is connected."""
     if socket is not None and _client is None:

@@ -5,7 +5,8 @@ this: what they should use instead stands beside each name. What TorchCodec has 
 audio and encoders, is not here.
 
 Decoders themselves have ``_num_frames``, in place of which is ``len(decoder)``; ``_get_key_frame_indices()``,
-in place of which is ``decoder.key_frame_indices``; and ``metadata`` can be set.
+in place of which is ``decoder.key_frame_indices``; and ``metadata`` can be set. TorchCodec's ``_frame.Frame`` is
+``reeld.Frame``, its ``_core._metadata.StreamMetadata`` is ``reeld.metadata.StreamMetadata``.
 
 Example:
     >>> from reeld.compat import _POLICY_FUNCTIONS
@@ -23,8 +24,6 @@ import numpy as np
 from reeld._arrays import array_tensor
 from reeld.decoders import VideoDecoder
 from reeld.decoders._mappings import SupportsRead, read_mappings
-from reeld.frames import Frame, FrameBatch
-from reeld.metadata import StreamMetadata, VideoStreamHeaderMetadata, VideoStreamMetadata
 from reeld.samplers._by_index import clip_indices
 from reeld.samplers._by_time import clip_times
 from reeld.samplers._clips import POLICIES
@@ -32,19 +31,8 @@ from reeld.samplers._clips import POLICIES
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Frame",
-    "FrameBatch",
-    "SimpleVideoDecoder",
-    "StreamMetadata",
-    "VideoDecoder",
-    "VideoStreamHeaderMetadata",
-    "VideoStreamMetadata",
-]
-
 SimpleVideoDecoder = VideoDecoder
 """`torchcodec.decoders.SimpleVideoDecoder`, the class's former name."""
-
 
 _POLICY_FUNCTIONS = POLICIES
 """`torchcodec.samplers._common._POLICY_FUNCTIONS`: called with the places of a clip and `desired_len`.

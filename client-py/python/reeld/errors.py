@@ -69,6 +69,13 @@ class LimitReachedError(ReeldError, RuntimeError):
     """Another limit than that of memory was reached, such as open videos or requests in flight."""
 
 
+class FramesLostError(ReeldError, RuntimeError):
+    """Frames that another process handed over are lost.
+
+    They were taken over already, the processes that they depended on have ended, or the daemon was restarted.
+    """
+
+
 class InternalError(ReeldError, RuntimeError):
     """The daemon made a mistake; its log has the details."""
 

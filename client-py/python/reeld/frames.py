@@ -15,9 +15,19 @@ if TYPE_CHECKING:
 
     import torch
 
+    from reeld._native import Memory
 
-class _ShortRepr:
-    """Shows the shape of ``data`` instead of its values, one field a line."""
+
+class _Frames:
+    """Shows the shape of ``data`` instead of its values, one field a line, and is copied field by field."""
+
+    # Where the pixels lie if they are a view of the daemon's memory, so that they can be handed to another
+    # process without a copy. Not a field, and not more than a hint: `data` may have been replaced.
+    _memory: Memory | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Whoever copies or pickles frames gets pixels of their own.
+        return {name: value for name, value in self.__dict__.items() if name != "_memory"}
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}:"]
@@ -67,7 +77,7 @@ class _Movable:
 
 
 @dataclass(repr=False)
-class Frame(_Movable, _ShortRepr):
+class Frame(_Movable, _Frames):
     """One frame and when it is shown.
 
     Iterating gives the three fields, so ``data, pts_seconds, duration_seconds = frame`` works.
@@ -100,7 +110,7 @@ class Frame(_Movable, _ShortRepr):
 
 
 @dataclass(repr=False)
-class FrameBatch(_Movable, _ShortRepr):
+class FrameBatch(_Movable, _Frames):
     """Several frames in one tensor, and when each is shown.
 
     Indexing and slicing apply to all three fields and give another ``FrameBatch``; iterating gives one
@@ -158,7 +168,9 @@ class FrameBatch(_Movable, _ShortRepr):
             >>> batch[-1].pts_seconds == batch.pts_seconds[2], len(batch[:2])
             (tensor(True), 2)
         """
-        return FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
+        part = FrameBatch(self.data[key], self.pts_seconds[key], self.duration_seconds[key])
+        part._memory = self._memory
+        return part
 
     def __iter__(self) -> Iterator[FrameBatch]:
         return (self[position] for position in range(len(self)))

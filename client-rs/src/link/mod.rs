@@ -21,8 +21,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{Message, Request};
-use reeld_protocol::{FrameReader, SourceId, Welcome};
+use reeld_protocol::message::{Message, Request, Ticket};
+use reeld_protocol::{FrameReader, LeaseId, SourceId, Welcome};
 
 use crate::calls::{Aftermath, Answer, CallKey, Calls, Closed, Expected, Sent};
 use crate::error::Error;
@@ -60,6 +60,8 @@ pub(crate) struct Link {
     ledger: Ledger,
     is_looked_after: AtomicBool,
     has_unsent: AtomicBool,
+    /// The daemon was told on whose behalf tickets are issued here.
+    is_session_told: AtomicBool,
     inbound: Mutex<Inbound>,
     outbound: Mutex<Outbound>,
     /// Something of `outbound` was sent, and threads wait for that.
@@ -98,6 +100,7 @@ impl Link {
             welcome,
             is_looked_after: AtomicBool::new(false),
             has_unsent: AtomicBool::new(false),
+            is_session_told: AtomicBool::new(false),
             inbound: Mutex::new(Inbound::new(reader)),
             outbound: Mutex::new(outbound),
             room: Condvar::new(),
@@ -148,7 +151,10 @@ impl Link {
         match aftermath.unwanted {
             Some(Ok(Answer::SourceOpened(opened))) => self.close_source(opened.source),
             // Frames give their lease back when they are dropped.
-            Some(Ok(Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_)) | Err(_)) | None => {}
+            Some(
+                Ok(Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_)) | Err(_),
+            )
+            | None => {}
         }
         if let Some(waker) = aftermath.waker {
             waker.wake();
@@ -173,7 +179,14 @@ impl Link {
         let timed = match (request, deadline) {
             (Request::GetFrames(request), Some(deadline)) => Some((request.clone(), deadline)),
             (Request::GetFrames(_), None)
-            | (Request::OpenSource(_) | Request::Status | Request::GetKeyFrames(_), _) => None,
+            | (
+                Request::OpenSource(_)
+                | Request::Status
+                | Request::GetKeyFrames(_)
+                | Request::IssueTicket(_)
+                | Request::RedeemTicket(_),
+                _,
+            ) => None,
         };
         let sent = Sent { kind: request.kind(), body, fds, timed };
         let key = self.next_request_id.fetch_add(1, Ordering::Relaxed);
@@ -250,6 +263,39 @@ impl Link {
         lease.heritage.drop_lease();
         let is_urgent = self.ledger.give_back(lease.bytes);
         self.hand_in(Returned::Lease(lease), is_urgent);
+    }
+
+    /// Asks for a ticket for a lease, and waits for it.
+    pub(crate) fn issue_ticket(self: &Arc<Self>, lease: LeaseId) -> Result<Ticket, Error> {
+        if let Some(session) = crate::ticket::session()
+            && !self.is_session_told.swap(true, Ordering::AcqRel)
+        {
+            self.hand_in(Returned::Session(session), false);
+        }
+        let key = match self.submit(&Request::IssueTicket(lease), Vec::new(), Expected::Ticket, None) {
+            Ok(key) => key,
+            Err(SubmitError::Closed) => return Err(Error::unavailable("the daemon closed the connection")),
+            Err(SubmitError::Failed(error)) => return Err(error),
+        };
+        let outcome = loop {
+            if let Some(outcome) = self.wait(key, None) {
+                break outcome;
+            }
+        };
+        self.abandon(key);
+        match outcome? {
+            Answer::Ticket(ticket) => Ok(ticket),
+            Answer::SourceOpened(_) | Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) => {
+                Err(Error::Protocol("an answer of another kind".into()))
+            }
+        }
+    }
+
+    /// Counts a copy that a caller has made of a result.
+    pub(crate) fn count_copy(self: &Arc<Self>, bytes: u64) {
+        self.ledger.copied(0, bytes);
+        self.be_looked_after();
+        housekeeper::nudge();
     }
 
     pub(crate) fn close_source(&self, source: SourceId) {

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use reeld_protocol::Received;
 use reeld_protocol::error::ErrorCode;
-use reeld_protocol::message::{Dtype, FramesReply, Reply};
+use reeld_protocol::message::{Dtype, FramesReply, PartLayout, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 
 use super::wait::Turn;
 use super::{Link, SLICE, lock};
 use crate::calls::{Answer, Closed, Expected};
+use crate::error::Error;
 use crate::frames::Frames;
-use crate::inbound::{Arrival, Inbound};
+use crate::inbound::{Arrival, Inbound, Slot};
+use crate::layout::PartPlace;
 use crate::lease::Lease;
 use crate::memory::Memory;
 
@@ -101,7 +103,8 @@ impl Link {
                 | Reply::Frames(_)
                 | Reply::SourceOpened(_)
                 | Reply::Status(_)
-                | Reply::KeyFrames(_),
+                | Reply::KeyFrames(_)
+                | Reply::TicketIssued(_),
             ) => {
                 self.has_answered.store(true, Ordering::Release);
             }
@@ -116,10 +119,20 @@ impl Link {
                 Ok(Answer::Frames(self.take_frames(inbound, &reply, dtypes)?))
             }
             (Some(Reply::SourceOpened(opened)), Expected::SourceOpened) => Ok(Answer::SourceOpened(opened)),
+            (Some(Reply::Frames(reply)), Expected::Redeemed(layouts)) => {
+                self.take_redeemed(inbound, reply, layouts)?.map(Answer::Frames)
+            }
             (Some(Reply::Status(status)), Expected::Status) => Ok(Answer::Status(status)),
             (Some(Reply::KeyFrames(frames)), Expected::KeyFrames) => Ok(Answer::KeyFrames(frames)),
+            (Some(Reply::TicketIssued(ticket)), Expected::Ticket) => Ok(Answer::Ticket(ticket)),
             (
-                Some(Reply::Frames(_) | Reply::SourceOpened(_) | Reply::Status(_) | Reply::KeyFrames(_))
+                Some(
+                    Reply::Frames(_)
+                    | Reply::SourceOpened(_)
+                    | Reply::Status(_)
+                    | Reply::KeyFrames(_)
+                    | Reply::TicketIssued(_),
+                )
                 | None,
                 _,
             ) => {
@@ -141,14 +154,40 @@ impl Link {
         if !slot.places.iter().map(|place| place.dtype).eq(dtypes.iter().copied()) {
             return Err(Closed::Broken("a result has other parts than were asked for".into()));
         }
+        let places = slot.places.clone();
+        Ok(self.take_slot(reply, slot, places))
+    }
+
+    /// A slot for a ticket. What lies there is not the daemon's to say; where who made the ticket says what cannot
+    /// be, that is the ticket's fault.
+    fn take_redeemed(
+        self: &Arc<Self>,
+        inbound: &Inbound,
+        reply: FramesReply,
+        layouts: &[PartLayout],
+    ) -> Result<Result<Frames, Error>, Closed> {
+        let slot = inbound.slot(&reply)?;
+        let check = |layout| PartPlace::check(layout, slot.bytes);
+        let places: Option<Vec<PartPlace>> = layouts.iter().map(check).collect();
+        let is_valid = places.is_some();
+        let frames = self.take_slot(&reply, slot, places.unwrap_or_default());
+        Ok(if is_valid {
+            Ok(frames)
+        } else {
+            Err(Error::InvalidRequest("the ticket does not say what lies in its memory".into()))
+        })
+    }
+
+    fn take_slot(self: &Arc<Self>, reply: &FramesReply, slot: Slot, places: Vec<PartPlace>) -> Frames {
         self.be_looked_after();
         let is_copied = self.ledger.arrive(reply.slot_bytes);
         let copy = is_copied.then(|| slot.copy());
         let lease = Lease::new(reply.lease, slot.arena, slot.address, slot.bytes, Arc::clone(self));
-        let Some(copy) = copy else { return Ok(Frames::new(Memory::Leased(lease), slot.places)) };
-        drop(lease);
-        let frames = Frames::new(copy, slot.places);
+        let Some(copy) = copy else { return Frames::new(Memory::Leased(lease), places) };
+        let frames = Frames::new(copy, places);
         self.ledger.copied(frames.frame_count() as u64, reply.slot_bytes);
-        Ok(frames)
+        // Told together with the copy.
+        drop(lease);
+        frames
     }
 }

@@ -100,6 +100,7 @@ fn results_above_half_of_the_quota_are_copied_and_released_at_once() {
     assert!(copied.is_copied() && !results[1].is_copied());
     assert_eq!(copied[0], 9);
     assert_eq!(peer.hear_notice(), release(&[2]));
+    assert_eq!(peer.hear_notice(), Notice::Copied { results: 1, bytes: SLOT_BYTES });
     let statistics = link.ledger().statistics();
     assert_eq!((statistics.frames_copied_out, statistics.leases_held), (1, 2));
 }
@@ -229,6 +230,7 @@ fn request_without_room_waits_for_others_that_may_bring_some() {
         std::thread::spawn(move || frames(&link, keys[3]).unwrap()[0])
     };
     assert_eq!(peer.hear_notice(), release(&[2]));
+    assert!(matches!(peer.hear_notice(), Notice::Copied { results: 1, .. }));
     let again = peer.hear_request();
     peer.send_frames(again, 3, 3);
     assert_eq!(waiting.join().unwrap(), 3);
@@ -247,6 +249,7 @@ fn results_that_nobody_has_asked_for_are_copied_before_a_request_fails() {
         std::thread::spawn(move || frames(&link, late).unwrap()[0])
     };
     assert_eq!(peer.hear_notice(), release(&[0]));
+    assert!(matches!(peer.hear_notice(), Notice::Copied { results: 1, .. }));
     let again = peer.hear_request();
     peer.send_frames(again, 1, 2);
     assert_eq!(waiting.join().unwrap(), 2);

@@ -73,6 +73,7 @@ impl Broker {
             | Barrier::UserSources
             | Barrier::UserMappedFrames
             | Barrier::UserMemory
+            | Barrier::Lent
             | Barrier::Memory => format!(
                 "{} clients are connected (client_count_max); end some, or raise the limit",
                 limits.client_count_max

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use reeld_protocol::ids::LeaseId;
+
 use super::Broker;
 use super::job::Task;
 use crate::link::{ArenaKey, CatalogId, WantedId};
@@ -19,6 +21,7 @@ impl Broker {
         self.audit_pictures()?;
         self.audit_files()?;
         self.audit_arenas()?;
+        self.audit_claims()?;
         if self.clients.is_empty() { self.audit_emptiness() } else { Ok(()) }
     }
 
@@ -161,6 +164,66 @@ impl Broker {
         for (key, engine) in self.engines.iter() {
             let stale = engine.arenas().find(|arena| !known.contains(arena));
             Self::check(stale.is_none(), || format!("engine {} keeps arena {stale:?}", key.0))?;
+        }
+        Ok(())
+    }
+
+    /// Each claim on a slot is somebody's, and each slot knows of all of them.
+    fn audit_claims(&self) -> Result<(), String> {
+        let mut on_slots: BTreeMap<(u64, LeaseId), u64> = BTreeMap::new();
+        let mut on_detached: BTreeMap<ArenaKey, u64> = BTreeMap::new();
+        let borrowed = self.clients.values().flat_map(|client| client.borrowed.claims());
+        for claim in self.tickets.iter().map(|issued| issued.claim).chain(borrowed) {
+            if self.clients.contains_key(&claim.owner) {
+                *on_slots.entry((claim.owner, claim.lease)).or_default() += 1;
+            } else {
+                *on_detached.entry(claim.arena).or_default() += 1;
+            }
+        }
+        for (key, client) in &self.clients {
+            for (lease, counted) in client.memory.claim_counts() {
+                let actual = on_slots.remove(&(*key, lease)).unwrap_or(0);
+                Self::check(counted == actual, || {
+                    format!("lease {} counts {counted} claims of others, there are {actual}", lease.0)
+                })?;
+            }
+        }
+        Self::check(on_slots.is_empty(), || format!("claims on slots that are free: {on_slots:?}"))?;
+        for (key, arena) in &self.detached {
+            let actual = on_detached.remove(key).unwrap_or(0);
+            Self::check(arena.claim_count == actual, || {
+                format!("arena {} counts {} claims, there are {actual}", key.0, arena.claim_count)
+            })?;
+        }
+        Self::check(on_detached.is_empty(), || format!("claims on arenas that are gone: {on_detached:?}"))?;
+        self.audit_borrowers()
+    }
+
+    /// Arenas of others are known where they are and are where they are known, and issuers are there or have
+    /// tickets left.
+    fn audit_borrowers(&self) -> Result<(), String> {
+        let of_clients: BTreeSet<(ArenaKey, u64)> = self
+            .clients
+            .iter()
+            .flat_map(|(&key, client)| client.borrowed.arenas().map(move |(arena, _)| (arena, key)))
+            .collect();
+        let known: BTreeSet<(ArenaKey, u64)> = self
+            .borrowers
+            .iter()
+            .flat_map(|(&arena, clients)| clients.iter().map(move |&client| (arena, client)))
+            .collect();
+        Self::check(of_clients == known, || {
+            format!("arenas {known:?} are said to be borrowed, {of_clients:?} are")
+        })?;
+        for client in self.clients.values() {
+            for (arena, lease_count) in client.borrowed.arenas() {
+                let is_there = self.arenas.contains_key(&arena) || lease_count > 0;
+                Self::check(is_there, || format!("arena {} is borrowed from nobody for nothing", arena.0))?;
+            }
+        }
+        for (issuer, ticket_count) in self.tickets.issuers() {
+            let is_due = self.clients.contains_key(&issuer) || ticket_count > 0;
+            Self::check(is_due, || format!("issuer {issuer} is gone and has no tickets"))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use reeld_protocol::arena::create_arena;
 use reeld_protocol::error::WireError;
 use reeld_protocol::handshake::{Hello, Refusal, RefusalCause, Welcome};
-use reeld_protocol::ids::{ArenaId, SourceId, StreamIndex};
+use reeld_protocol::ids::{ArenaId, LeaseId, SourceId, StreamIndex};
 use reeld_protocol::message::{Notice, Reply, kind};
 use reeld_protocol::socket::PeerIdentity;
 use reeld_protocol::status::{ClientStatus, NAME_BYTES_MAX, shortened};
@@ -24,6 +24,7 @@ use super::job::User;
 use super::leases::ClientMemory;
 use super::peer::Peer;
 use super::plan::Timeline;
+use super::tickets::{Borrowed, Claim};
 use crate::link::{ArenaKey, CatalogId};
 
 /// The uid that the kernel shows for users whom it cannot map into this namespace: it names nobody.
@@ -81,6 +82,16 @@ pub struct Client {
     pub memory: ClientMemory,
     /// Its arenas.
     pub arenas: BTreeMap<ArenaId, GrantedArena>,
+    /// What it has of others, by tickets.
+    pub borrowed: Borrowed,
+    /// Tickets that it was issued.
+    pub tickets_issued: u64,
+    /// Tickets that it redeemed.
+    pub tickets_redeemed: u64,
+    /// Results that it says it has copied.
+    pub results_copied_out: u64,
+    /// Their bytes.
+    pub bytes_copied_out: u64,
     /// Its sources.
     pub sources: HashMap<SourceId, OpenedSource>,
     /// Sources that are being opened.
@@ -130,6 +141,11 @@ impl Client {
             active_at: now,
             memory: ClientMemory::new(quota_bytes),
             arenas: BTreeMap::new(),
+            borrowed: Borrowed::default(),
+            tickets_issued: 0,
+            tickets_redeemed: 0,
+            results_copied_out: 0,
+            bytes_copied_out: 0,
             sources: HashMap::new(),
             waiting: VecDeque::new(),
             request_count: 0,
@@ -208,7 +224,11 @@ impl Client {
                     let (code, reason) = (error.code.name(), error.message.as_str());
                     tracing::debug!(client = self.key, request_id, micros, code, reason, "request failed");
                 }
-                Reply::SourceOpened(_) | Reply::Frames(_) | Reply::Status(_) | Reply::KeyFrames(_) => {
+                Reply::SourceOpened(_)
+                | Reply::Frames(_)
+                | Reply::Status(_)
+                | Reply::KeyFrames(_)
+                | Reply::TicketIssued(_) => {
                     tracing::debug!(client = self.key, request_id, micros, "request finished");
                 }
             }
@@ -244,12 +264,53 @@ impl Client {
     pub fn revoke_arenas(&mut self, arenas: &[ArenaId]) -> Vec<ArenaKey> {
         let mut keys = Vec::new();
         for &arena in arenas {
-            tracing::debug!(client = self.key, arena = arena.0, "arena revoked");
             keys.extend(self.arenas.remove(&arena).map(|granted| granted.key));
-            let sent = self.peer.send(&Notice::ArenaRevoked(arena), 0, Vec::new());
-            self.note(sent);
+            self.tell_revoked(arena);
         }
         keys
+    }
+
+    /// Says that an arena is of no use any more.
+    pub fn tell_revoked(&mut self, arena: ArenaId) {
+        tracing::debug!(client = self.key, arena = arena.0, "arena revoked");
+        let sent = self.peer.send(&Notice::ArenaRevoked(arena), 0, Vec::new());
+        self.note(sent);
+    }
+
+    /// What a lease of this client's stands for, its own or one that it had for a ticket.
+    pub fn claim_on(&self, lease: LeaseId) -> Option<Claim> {
+        let own = || {
+            let slot = self.memory.leased(lease)?;
+            let arena = self.arenas.get(&slot.arena)?.key;
+            Some(Claim { owner: self.key, lease, arena, offset: slot.offset, bytes: slot.bytes })
+        };
+        self.borrowed.claim(lease).or_else(own)
+    }
+
+    /// Gives it a lease on a slot of another client's, or of its own, after the arena if it does not have that.
+    /// Returns what it calls the arena.
+    pub fn borrow(&mut self, lease: LeaseId, claim: Claim, fd: Arc<OwnedFd>, bytes: u64) -> ArenaId {
+        let own = self.arenas.iter().find(|(_, granted)| granted.key == claim.arena).map(|(&arena, _)| arena);
+        let arena = match own.or_else(|| self.borrowed.arena(claim.arena)) {
+            Some(arena) => arena,
+            None => {
+                let arena = ArenaId(self.next_arena);
+                self.next_arena += 1;
+                self.borrowed.add_arena(claim.arena, arena);
+                tracing::debug!(
+                    client = self.key,
+                    arena = arena.0,
+                    bytes,
+                    owner = claim.owner,
+                    "arena borrowed"
+                );
+                let sent = self.peer.send(&Notice::ArenaGranted { arena, bytes }, 0, vec![fd]);
+                self.note(sent);
+                arena
+            }
+        };
+        self.borrowed.take(lease, claim);
+        arena
     }
 
     /// A fresh name for a source.
@@ -296,6 +357,7 @@ impl Client {
             sources = self.sources.len(),
             leases = usage.lease_count,
             leased_bytes = usage.leased_bytes,
+            borrowed = self.borrowed.usage().0,
             arena_bytes = usage.arena_bytes,
             "client gone"
         );
@@ -304,13 +366,14 @@ impl Client {
     /// For the status report. Its name is for its own user alone.
     pub fn status(&self, asker: Option<User>, now: Instant) -> ClientStatus {
         let usage = self.memory.usage();
+        let (borrowed_count, borrowed_bytes) = self.borrowed.usage();
         ClientStatus {
             connection: self.key,
             pid: self.identity.pid,
             uid: self.identity.uid,
             source_count: self.sources.len() as u64,
-            lease_count: usage.lease_count,
-            leased_bytes: usage.leased_bytes,
+            lease_count: usage.lease_count + borrowed_count,
+            leased_bytes: usage.leased_bytes + borrowed_bytes,
             arena_bytes: usage.arena_bytes,
             request_count: self.request_count,
             name: if asker == Some(self.user) {
@@ -321,6 +384,10 @@ impl Client {
             connected_seconds: now.duration_since(self.connected_at).as_secs(),
             requests_total: self.requests_total,
             error_count: self.errors.values().sum(),
+            results_copied_out: self.results_copied_out,
+            bytes_copied_out: self.bytes_copied_out,
+            tickets_issued: self.tickets_issued,
+            tickets_redeemed: self.tickets_redeemed,
         }
     }
 

@@ -6,7 +6,7 @@
 //! means for what it held is decided by `Broker::forget_client`; the end of the socket is seen by `peer`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use reeld_protocol::socket::{PeerIdentity, peer_pidfd};
 use rustix::io::Errno;
@@ -59,7 +59,7 @@ impl Watch {
     ) -> Watch {
         let is_dead = match find(best, socket.as_fd(), identity) {
             Found::Alive(pidfd) => match watched(pidfd) {
-                Ok(pidfd) => return Watch::spawn(client, Some(pidfd), events),
+                Ok(pidfd) => return Watch::spawn(Event::Died(client), Some(pidfd), events),
                 Err(error) => {
                     tracing::warn!(client, %error, "the client's process cannot be watched");
                     false
@@ -71,17 +71,22 @@ impl Watch {
                 false
             }
         };
-        if is_dead { Watch::spawn(client, None, events) } else { Watch { task: None } }
+        if is_dead { Watch::spawn(Event::Died(client), None, events) } else { Watch { task: None } }
     }
 
-    fn spawn(client: u64, pidfd: Option<AsyncFd<OwnedFd>>, events: mpsc::Sender<Event>) -> Watch {
+    /// Makes the end of the process an event on whose behalf a client issues tickets.
+    pub fn of_session(client: u64, pidfd: OwnedFd, events: mpsc::Sender<Event>) -> io::Result<Watch> {
+        Ok(Watch::spawn(Event::SessionEnded(client), Some(watched(pidfd)?), events))
+    }
+
+    fn spawn(event: Event, pidfd: Option<AsyncFd<OwnedFd>>, events: mpsc::Sender<Event>) -> Watch {
         let task = tokio::spawn(async move {
             if let Some(pidfd) = pidfd {
                 // A pidfd becomes readable once and stays so; one of a process that has ended already is so
                 // from the start. That is why the guard is not cleared.
                 let _ = pidfd.readable().await;
             }
-            let _ = events.send(Event::Died(client)).await;
+            let _ = events.send(event).await;
         });
         Watch { task: Some(task.abort_handle()) }
     }
@@ -93,6 +98,17 @@ impl Drop for Watch {
             task.abort();
         }
     }
+}
+
+/// True if a descriptor is one of a process, whether or not that has ended. Whatever else it is, nobody is asked but
+/// the kernel.
+pub fn is_process(fd: impl AsFd) -> bool {
+    let (fd, no_signal, no_info, no_flags) =
+        (fd.as_fd().as_raw_fd(), 0, std::ptr::null::<libc::siginfo_t>(), 0);
+    // SAFETY: signal 0 is none, so that nothing happens to the process; the kernel takes null for the rest.
+    let status = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, no_signal, no_info, no_flags) };
+    // That we may not send it a signal, or do not see it, is no matter.
+    status == 0 || io::Error::last_os_error().raw_os_error() != Some(Errno::BADF.raw_os_error())
 }
 
 fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
@@ -156,6 +172,19 @@ mod tests {
     #[test]
     fn process_of_another_namespace_is_unknown() {
         assert!(matches!(found(Way::PidfdOpen, 0), Found::Unknown(_)));
+    }
+
+    #[test]
+    fn processes_are_told_from_everything_else() {
+        let myself = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+        assert!(is_process(&myself));
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let ended = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        assert!(is_process(&ended));
+        assert!(!is_process(std::fs::File::open("/dev/null").unwrap()));
+        assert!(!is_process(UnixStream::pair().unwrap().0));
     }
 
     #[test]

@@ -408,15 +408,21 @@ impl Broker {
     /// A client gives leases back.
     pub(super) fn release(&mut self, key: u64, leases: &[LeaseId]) {
         let Some(client) = self.clients.get_mut(&key) else { return };
+        let mut strays = Vec::new();
         for &lease in leases {
             match client.memory.release(lease) {
                 Release::Freed => {}
-                Release::Stray => self.totals.stray_releases += 1,
+                Release::Stray => strays.push(lease),
             }
         }
         let spent = client.memory.revoke_spent();
         let dropped = client.revoke_arenas(&spent);
         self.drop_arenas(&dropped);
+        for lease in strays {
+            if !self.release_borrowed(key, lease) {
+                self.totals.stray_releases += 1;
+            }
+        }
         self.has_memory_moved = true;
         self.admit_waiting(key);
     }

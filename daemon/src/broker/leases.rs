@@ -3,7 +3,9 @@
 //!
 //! A slot's life: *filling* while engines write into it, *leased* once its request is answered, free after
 //! the client gave it back. A request that ends early leaves its slot *quarantined* until the last engine
-//! that may still write has answered or is known to be dead.
+//! that may still write has answered or is known to be dead. Others may have claims on a leased slot, by
+//! tickets: one that its owner gave back is *lent* until the last claim has ended. Whoever died with a claim
+//! may have left children who can still write there: such a slot is *spoiled*, and goes with its arena.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +42,10 @@ enum State {
     Filling,
     Leased,
     Quarantined,
+    /// Given back by its owner, but others have claims on it.
+    Lent,
+    /// Nobody's, and never to be anybody's again.
+    Spoiled,
 }
 
 #[derive(Debug)]
@@ -48,6 +54,10 @@ struct Holding {
     state: State,
     /// Pictures that engines were asked to write into it and have not answered for.
     writing_count: u64,
+    /// Tickets, and leases that were had for tickets.
+    claim_count: u64,
+    /// One of those who had a claim died with it.
+    is_spoiled: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +67,8 @@ struct ArenaRecord {
     /// Offset and length of each free stretch; neighbours are joined.
     free: BTreeMap<u64, u64>,
     slot_count: u64,
+    /// How many of these are spoiled.
+    spoiled_count: u64,
 }
 
 /// What a reservation comes to.
@@ -77,6 +89,13 @@ pub enum Reservation {
     },
     /// Requests of this client are still being filled; their memory may come back.
     Wait,
+    /// The client holds what it may, and others hold some of that by tickets.
+    Lent {
+        /// Bytes that only they hold.
+        lent_bytes: u64,
+        /// Bytes that the client itself holds.
+        leased_bytes: u64,
+    },
     /// Only leases that the client itself holds stand in the way.
     NoSlots {
         /// Bytes that it holds.
@@ -89,7 +108,7 @@ pub enum Reservation {
 /// What giving back a lease came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// The slot is free.
+    /// The slot is free, or waits for others who have claims on it.
     Freed,
     /// No such lease is held: given back twice, or never granted.
     Stray,
@@ -106,6 +125,10 @@ pub struct Usage {
     pub filling_count: u64,
     /// Slots that wait for an engine.
     pub quarantined_count: u64,
+    /// Slots that were given back, but others have claims on.
+    pub lent_count: u64,
+    /// Their bytes.
+    pub lent_bytes: u64,
     /// Bytes of all arenas.
     pub arena_bytes: u64,
 }
@@ -116,14 +139,22 @@ pub struct ClientMemory {
     quota_bytes: u64,
     arenas: BTreeMap<ArenaId, ArenaRecord>,
     holdings: BTreeMap<LeaseId, Holding>,
-    /// Holdings that are not leased.
+    /// Holdings that are being filled or quarantined.
     moving_count: u64,
+    /// Bytes of holdings that others have claims on.
+    claimed_bytes: u64,
 }
 
 impl ClientMemory {
     /// A client that has nothing yet.
     pub fn new(quota_bytes: u64) -> ClientMemory {
-        ClientMemory { quota_bytes, arenas: BTreeMap::new(), holdings: BTreeMap::new(), moving_count: 0 }
+        ClientMemory {
+            quota_bytes,
+            arenas: BTreeMap::new(),
+            holdings: BTreeMap::new(),
+            moving_count: 0,
+            claimed_bytes: 0,
+        }
     }
 
     /// Bytes that the client's arenas may have together.
@@ -155,16 +186,20 @@ impl ClientMemory {
             return reservation;
         }
         if self.is_moving() {
-            Reservation::Wait
+            return Reservation::Wait;
+        }
+        let Usage { leased_bytes, lent_bytes, .. } = self.usage();
+        if self.claimed_bytes > 0 {
+            Reservation::Lent { lent_bytes, leased_bytes }
         } else {
-            Reservation::NoSlots { leased_bytes: self.usage().leased_bytes }
+            Reservation::NoSlots { leased_bytes }
         }
     }
 
     /// Takes note of a new, empty arena.
     pub fn add_arena(&mut self, arena: ArenaId, bytes: u64, is_dedicated: bool) {
         let free = BTreeMap::from([(0, bytes)]);
-        self.arenas.insert(arena, ArenaRecord { bytes, is_dedicated, free, slot_count: 0 });
+        self.arenas.insert(arena, ArenaRecord { bytes, is_dedicated, free, slot_count: 0, spoiled_count: 0 });
     }
 
     /// An engine is asked to write a picture into the slot.
@@ -201,6 +236,12 @@ impl ClientMemory {
         self.holdings.get(&lease).map(|holding| holding.slot)
     }
 
+    /// Where the slot lies of a lease that the client holds.
+    pub fn leased(&self, lease: LeaseId) -> Option<Slot> {
+        let holding = self.holdings.get(&lease).filter(|holding| holding.state == State::Leased);
+        holding.map(|holding| holding.slot)
+    }
+
     /// The request ended without an answer that names the slot.
     pub fn abandon(&mut self, lease: LeaseId) {
         let Some(holding) = self.holdings.get_mut(&lease) else { return };
@@ -216,29 +257,90 @@ impl ClientMemory {
     pub fn release(&mut self, lease: LeaseId) -> Release {
         match self.holdings.get(&lease).map(|holding| holding.state) {
             Some(State::Leased) => {
-                self.free(lease);
+                if let Some(holding) = self.holdings.get_mut(&lease) {
+                    holding.state = State::Lent;
+                }
+                self.settle(lease);
                 Release::Freed
             }
-            Some(State::Filling | State::Quarantined) | None => Release::Stray,
+            Some(State::Filling | State::Quarantined | State::Lent | State::Spoiled) | None => Release::Stray,
         }
+    }
+
+    /// Somebody else has a claim on a slot from now on. False if there is no such slot, or nobody has it.
+    pub fn claim(&mut self, lease: LeaseId) -> bool {
+        let Some(holding) = self.holdings.get_mut(&lease) else { return false };
+        match holding.state {
+            State::Leased | State::Lent => {
+                if holding.claim_count == 0 {
+                    self.claimed_bytes += holding.slot.bytes;
+                }
+                holding.claim_count += 1;
+                true
+            }
+            State::Filling | State::Quarantined | State::Spoiled => false,
+        }
+    }
+
+    /// A claim has ended. `is_spoiled`: whoever had it may have left others who can write to the slot.
+    pub fn end_claim(&mut self, lease: LeaseId, is_spoiled: bool) {
+        let Some(holding) = self.holdings.get_mut(&lease) else { return };
+        debug_assert!(holding.claim_count > 0);
+        holding.claim_count = holding.claim_count.saturating_sub(1);
+        holding.is_spoiled |= is_spoiled;
+        if holding.claim_count == 0 {
+            self.claimed_bytes = self.claimed_bytes.saturating_sub(holding.slot.bytes);
+        }
+        self.settle(lease);
+    }
+
+    /// True if others may have a claim on a slot. They may hold half of the quota: the other half stays for
+    /// the client's own results, so that it need not wait for what others do with theirs.
+    pub fn may_lend(&self, lease: LeaseId) -> bool {
+        let Some(holding) = self.holdings.get(&lease) else { return false };
+        holding.claim_count > 0 || self.claimed_bytes + holding.slot.bytes <= self.quota_bytes / 2
+    }
+
+    /// How many claims there are on slots of each arena where there are some.
+    pub fn claims(&self) -> BTreeMap<ArenaId, u64> {
+        let mut claims = BTreeMap::new();
+        for holding in self.holdings.values().filter(|holding| holding.claim_count > 0) {
+            *claims.entry(holding.slot.arena).or_default() += holding.claim_count;
+        }
+        claims
+    }
+
+    /// How many claims there are on each slot, for the audit.
+    pub fn claim_counts(&self) -> impl Iterator<Item = (LeaseId, u64)> {
+        self.holdings.iter().map(|(&lease, holding)| (lease, holding.claim_count))
     }
 
     /// Forgets arenas without slots and names them, so that the caller gives them back.
     pub fn revoke_idle(&mut self) -> Vec<ArenaId> {
         let idle: Vec<ArenaId> = self.idle().collect();
-        for arena in &idle {
-            self.arenas.remove(arena);
-        }
+        self.forget_arenas(&idle);
         idle
     }
 
-    /// Forgets dedicated arenas whose slot was given back, and names them.
+    /// Forgets arenas that are of no more use, and names them: dedicated ones whose slot was given back, and
+    /// those with nothing but spoiled slots.
     pub fn revoke_spent(&mut self) -> Vec<ArenaId> {
-        let spent: Vec<ArenaId> = self.idle().filter(|arena| self.arenas[arena].is_dedicated).collect();
-        for arena in &spent {
-            self.arenas.remove(arena);
-        }
+        let is_spent = |arena: &ArenaId| {
+            let record = &self.arenas[arena];
+            record.is_dedicated || record.spoiled_count > 0
+        };
+        let spent: Vec<ArenaId> = self.idle().filter(is_spent).collect();
+        self.forget_arenas(&spent);
         spent
+    }
+
+    fn forget_arenas(&mut self, arenas: &[ArenaId]) {
+        for arena in arenas {
+            let record = self.arenas.remove(arena);
+            if record.is_some_and(|record| record.spoiled_count > 0) {
+                self.holdings.retain(|_, holding| holding.slot.arena != *arena);
+            }
+        }
     }
 
     /// What is used.
@@ -252,6 +354,11 @@ impl ClientMemory {
                     usage.lease_count += 1;
                     usage.leased_bytes += holding.slot.bytes;
                 }
+                State::Lent => {
+                    usage.lent_count += 1;
+                    usage.lent_bytes += holding.slot.bytes;
+                }
+                State::Spoiled => {}
             }
         }
         usage
@@ -272,7 +379,10 @@ impl ClientMemory {
     }
 
     fn idle(&self) -> impl Iterator<Item = ArenaId> {
-        self.arenas.iter().filter(|(_, record)| record.slot_count == 0).map(|(&arena, _)| arena)
+        self.arenas
+            .iter()
+            .filter(|(_, record)| record.slot_count == record.spoiled_count)
+            .map(|(&arena, _)| arena)
     }
 
     /// First fit, in the arena that is named first: the earlier arenas stay warm and the later become idle.
@@ -291,7 +401,9 @@ impl ClientMemory {
         }
         record.slot_count += 1;
         let slot = Slot { lease, arena, offset, bytes };
-        self.holdings.insert(lease, Holding { slot, state: State::Filling, writing_count: 0 });
+        let state = State::Filling;
+        let holding = Holding { slot, state, writing_count: 0, claim_count: 0, is_spoiled: false };
+        self.holdings.insert(lease, holding);
         self.moving_count += 1;
         Some(slot)
     }
@@ -320,11 +432,9 @@ impl ClientMemory {
         if bytes > room {
             return None;
         }
-        for (arena, _) in &idle {
-            self.arenas.remove(arena);
-        }
+        let revoked: Vec<ArenaId> = idle.into_iter().map(|(arena, _)| arena).collect();
+        self.forget_arenas(&revoked);
         let granted = preferred.min(room) & !(SLOT_ALIGNMENT - 1);
-        let revoked = idle.into_iter().map(|(arena, _)| arena).collect();
         Some(Reservation::NeedsArena { bytes: granted, bytes_min: bytes, is_dedicated, revoked })
     }
 
@@ -334,9 +444,24 @@ impl ClientMemory {
         doubled.max(bytes.saturating_mul(2).next_power_of_two()).min(self.arena_bytes_max()).max(bytes)
     }
 
+    /// Ends a slot that its owner has given back and nobody else has a claim on.
+    fn settle(&mut self, lease: LeaseId) {
+        let Some(holding) = self.holdings.get_mut(&lease) else { return };
+        if holding.state != State::Lent || holding.claim_count > 0 {
+            return;
+        }
+        if !holding.is_spoiled {
+            return self.free(lease);
+        }
+        holding.state = State::Spoiled;
+        if let Some(record) = self.arenas.get_mut(&holding.slot.arena) {
+            record.spoiled_count += 1;
+        }
+    }
+
     fn free(&mut self, lease: LeaseId) {
         let Some(Holding { slot, state, .. }) = self.holdings.remove(&lease) else { return };
-        if state != State::Leased {
+        if matches!(state, State::Filling | State::Quarantined) {
             self.moving_count -= 1;
         }
         let Some(record) = self.arenas.get_mut(&slot.arena) else { return };
@@ -520,6 +645,79 @@ mod tests {
         assert_eq!(harness.memory.revoke_idle(), [slots[0].arena]);
     }
 
+    #[test]
+    fn lent_slot_is_free_when_owner_and_all_claims_have_ended_in_any_order() {
+        for owner_first in [true, false] {
+            let mut harness = Harness::new(64 * MIB);
+            let slot = harness.leased(1000);
+            assert!(harness.memory.claim(slot.lease) && harness.memory.claim(slot.lease));
+            harness.memory.end_claim(slot.lease, false);
+            if owner_first {
+                assert_eq!(harness.memory.release(slot.lease), Release::Freed);
+                assert_eq!(harness.memory.release(slot.lease), Release::Stray);
+                assert_eq!((harness.memory.usage().lent_count, harness.memory.leased(slot.lease)), (1, None));
+                assert_ne!(harness.slot(1000).offset, slot.offset);
+                harness.memory.end_claim(slot.lease, false);
+            } else {
+                harness.memory.end_claim(slot.lease, false);
+                assert_eq!(harness.memory.leased(slot.lease), Some(slot));
+                harness.memory.release(slot.lease);
+            }
+            assert_eq!(harness.slot(1000).offset, slot.offset);
+        }
+    }
+
+    #[test]
+    fn spoiled_slot_is_never_reused_and_goes_with_its_arena() {
+        let mut harness = Harness::new(64 * MIB);
+        let (spoiled, other) = (harness.leased(1000), harness.leased(1000));
+        assert!(harness.memory.claim(spoiled.lease));
+        harness.memory.end_claim(spoiled.lease, true);
+        harness.memory.release(spoiled.lease);
+        assert_eq!((harness.memory.usage().lent_count, harness.memory.claim(spoiled.lease)), (0, false));
+        assert_ne!(harness.slot(1000).offset, spoiled.offset);
+        let third = harness.next_lease;
+        harness.memory.abandon(LeaseId(third));
+        assert!(harness.memory.revoke_spent().is_empty());
+        harness.memory.release(other.lease);
+        assert_eq!(harness.memory.revoke_spent(), [spoiled.arena]);
+        assert_eq!(harness.memory.usage(), Usage::default());
+    }
+
+    #[test]
+    fn slot_that_is_not_leased_cannot_be_claimed() {
+        let mut harness = Harness::new(64 * MIB);
+        let slot = harness.slot(1000);
+        assert!(!harness.memory.claim(slot.lease) && !harness.memory.claim(LeaseId(99)));
+        harness.memory.fulfil(slot.lease);
+        harness.memory.release(slot.lease);
+        assert!(!harness.memory.claim(slot.lease));
+    }
+
+    #[test]
+    fn half_of_the_quota_may_be_lent_and_what_is_lent_may_be_lent_again() {
+        let mut harness = Harness::new(8 * MIB);
+        let slots = [harness.leased(MIB), harness.leased(3 * MIB), harness.leased(MIB)];
+        for slot in &slots[..2] {
+            assert!(harness.memory.may_lend(slot.lease) && harness.memory.claim(slot.lease));
+        }
+        assert!(harness.memory.may_lend(slots[0].lease) && !harness.memory.may_lend(slots[2].lease));
+        harness.memory.end_claim(slots[0].lease, false);
+        assert!(harness.memory.may_lend(slots[2].lease));
+    }
+
+    #[test]
+    fn what_others_hold_is_told_from_what_the_client_holds_itself() {
+        let mut harness = Harness::new(8 * MIB);
+        let slots = [harness.leased(3 * MIB), harness.leased(3 * MIB)];
+        harness.memory.claim(slots[0].lease);
+        harness.memory.release(slots[0].lease);
+        let lent = Reservation::Lent { lent_bytes: 3 * MIB, leased_bytes: 3 * MIB };
+        assert_eq!(harness.reserve(4 * MIB), lent);
+        harness.memory.end_claim(slots[0].lease, false);
+        assert!(matches!(harness.reserve(4 * MIB), Reservation::Slot(_)));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Reserve(u64),
@@ -528,7 +726,10 @@ mod tests {
         Fulfil(usize),
         Abandon(usize),
         Release(usize),
+        Claim(usize),
+        EndClaim(usize, bool),
         RevokeIdle,
+        RevokeSpent,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -539,8 +740,11 @@ mod tests {
             2 => any.clone().prop_map(Step::EndWrite),
             3 => any.clone().prop_map(Step::Fulfil),
             1 => any.clone().prop_map(Step::Abandon),
-            3 => any.prop_map(Step::Release),
+            3 => any.clone().prop_map(Step::Release),
+            2 => any.clone().prop_map(Step::Claim),
+            2 => (any, prop::bool::weighted(0.2)).prop_map(|(i, is_dead)| Step::EndClaim(i, is_dead)),
             1 => Just(Step::RevokeIdle),
+            1 => Just(Step::RevokeSpent),
         ];
         prop::collection::vec(step, 1..80)
     }
@@ -552,6 +756,23 @@ mod tests {
         is_leased: bool,
         is_abandoned: bool,
         writing: u64,
+        /// Its owner has given it back.
+        is_released: bool,
+        claims: u64,
+        /// Nobody may have it any more, as long as its arena exists.
+        is_spoiled: bool,
+    }
+
+    impl Live {
+        fn is_over(&self) -> bool {
+            let is_given_back = self.is_released && self.claims == 0;
+            (self.is_abandoned && self.writing == 0) || is_given_back
+        }
+
+        /// Nobody's, and no harm is done when its arena goes.
+        fn is_waste(&self) -> bool {
+            self.is_over() && self.is_spoiled
+        }
     }
 
     fn apply(harness: &mut Harness, live: &mut Vec<Live>, step: &Step) {
@@ -563,10 +784,29 @@ mod tests {
         match *step {
             Step::Reserve(bytes) => match harness.reserve(bytes) {
                 Reservation::Slot(slot) => {
-                    live.push(Live { slot, is_leased: false, is_abandoned: false, writing: 0 });
+                    live.push(Live {
+                        slot,
+                        is_leased: false,
+                        is_abandoned: false,
+                        writing: 0,
+                        is_released: false,
+                        claims: 0,
+                        is_spoiled: false,
+                    });
                 }
                 Reservation::Wait => assert!(live.iter().any(|slot| !slot.is_leased)),
-                Reservation::NoSlots { .. } => assert!(live.iter().all(|slot| slot.is_leased)),
+                Reservation::NoSlots { .. } => {
+                    assert!(live.iter().all(|slot| slot.is_leased && slot.claims == 0));
+                }
+                Reservation::Lent { leased_bytes, lent_bytes } => {
+                    assert!(live.iter().all(|slot| slot.is_leased));
+                    assert!(live.iter().any(|slot| slot.claims > 0));
+                    let sum = |wanted: &dyn Fn(&&Live) -> bool| -> u64 {
+                        live.iter().filter(wanted).map(|slot| slot.slot.bytes).sum()
+                    };
+                    assert_eq!(leased_bytes, sum(&|slot| !slot.is_released));
+                    assert_eq!(lent_bytes, sum(&|slot| slot.is_released && slot.claims > 0));
+                }
                 Reservation::TooLarge => assert!(bytes > harness.memory.quota_bytes()),
                 Reservation::NeedsArena { .. } => unreachable!("the harness makes arenas"),
             },
@@ -595,16 +835,36 @@ mod tests {
                 }
             }
             Step::Release(i) => {
-                if let Some(i) = pick(i, live, &|slot| slot.is_leased) {
-                    assert_eq!(harness.memory.release(live.remove(i).slot.lease), Release::Freed);
+                if let Some(i) = pick(i, live, &|slot| slot.is_leased && !slot.is_released) {
+                    live[i].is_released = true;
+                    assert_eq!(harness.memory.release(live[i].slot.lease), Release::Freed);
                 }
+            }
+            Step::Claim(i) => {
+                if let Some(i) = pick(i, live, &|_| true) {
+                    let is_there = live[i].is_leased && !live[i].is_over();
+                    assert_eq!(harness.memory.claim(live[i].slot.lease), is_there);
+                    live[i].claims += u64::from(is_there);
+                }
+            }
+            Step::EndClaim(i, is_dead) => {
+                if let Some(i) = pick(i, live, &|slot| slot.claims > 0) {
+                    live[i].claims -= 1;
+                    live[i].is_spoiled |= is_dead;
+                    harness.memory.end_claim(live[i].slot.lease, is_dead);
+                }
+            }
+            Step::RevokeSpent => {
+                let revoked = harness.memory.revoke_spent();
+                harness.revoked.extend(revoked);
             }
             Step::RevokeIdle => {
                 let revoked = harness.memory.revoke_idle();
                 harness.revoked.extend(revoked);
             }
         }
-        live.retain(|slot| !(slot.is_abandoned && slot.writing == 0));
+        let revoked = &harness.revoked;
+        live.retain(|slot| !slot.is_over() || (slot.is_waste() && !revoked.contains(&slot.slot.arena)));
     }
 
     proptest! {
@@ -625,14 +885,18 @@ mod tests {
                 }
                 let usage = harness.memory.usage();
                 prop_assert!(usage.arena_bytes <= harness.memory.quota_bytes());
-                let slots = usage.lease_count + usage.filling_count + usage.quarantined_count;
-                prop_assert_eq!(slots, live.len() as u64);
+                let slots =
+                    usage.lease_count + usage.filling_count + usage.quarantined_count + usage.lent_count;
+                prop_assert_eq!(slots, live.iter().filter(|slot| !slot.is_waste()).count() as u64);
+                let claims: u64 = harness.memory.claims().values().sum();
+                prop_assert_eq!(claims, live.iter().map(|slot| slot.claims).sum::<u64>());
                 prop_assert_eq!(harness.memory.is_moving(), live.iter().any(|slot| !slot.is_leased));
             }
             for slot in live {
                 (0..slot.writing).for_each(|_| {
                     harness.memory.end_writing(slot.slot.lease);
                 });
+                (0..slot.claims).for_each(|_| harness.memory.end_claim(slot.slot.lease, false));
                 if slot.is_leased {
                     harness.memory.release(slot.slot.lease);
                 } else if !slot.is_abandoned {

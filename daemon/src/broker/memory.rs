@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reeld_protocol::error::WireError;
 use reeld_protocol::ids::LeaseId;
 
-use super::client::Client;
+use super::client::{Client, GrantedArena};
 use super::helpers::{Done, Line, Purpose};
 use super::job::User;
 use super::leases::{Reservation, Slot};
@@ -23,11 +24,17 @@ use crate::link::ArenaKey;
 /// likely to give some back, which takes milliseconds; but they need not, and nobody shall wait for ever.
 const STARVING_MAX: Duration = Duration::from_secs(10);
 
-/// An arena that its client has given up while engines were at work that may write to it.
+/// An arena that its client has given up while engines were at work that may write to it, or whose client is gone
+/// while others have claims on what lies in it.
 #[derive(Debug)]
 pub struct DetachedArena {
+    /// The memory.
+    pub fd: Arc<OwnedFd>,
+    /// Its length.
+    pub bytes: u64,
+    /// Tickets and leases of others.
+    pub claim_count: u64,
     user: User,
-    bytes: u64,
     engine_count: usize,
 }
 
@@ -86,7 +93,9 @@ impl Starving {
     /// True if another client of the same user has waited longer.
     fn is_behind_another(&self, client: u64, user: User) -> bool {
         let own_turn = self.turns.get(&client).copied().unwrap_or(u64::MAX);
-        self.by_turn.range(..own_turn).any(|(_, hungry)| hungry.user == user)
+        self.by_turn
+            .range(..own_turn)
+            .any(|(_, hungry)| hungry.user == user && hungry.barrier != Barrier::Lent)
     }
 
     /// When the next of them has waited long enough.
@@ -124,6 +133,7 @@ impl Broker {
             match client.memory.reserve(lease, bytes) {
                 Reservation::Slot(slot) => return Reserved::Slot(slot),
                 Reservation::Wait => return Reserved::Wait,
+                Reservation::Lent { .. } => return Reserved::WaitForOthers(Barrier::Lent),
                 refused @ (Reservation::NoSlots { .. } | Reservation::TooLarge) => {
                     let quota_bytes = client.memory.quota_bytes();
                     return Reserved::Refused(reply::from_reservation(&refused, bytes, quota_bytes));
@@ -160,6 +170,7 @@ impl Broker {
             Ok(granted) => return Ok(granted),
             Err(barrier) => barrier,
         };
+        let asking = user;
         let mut owners: Vec<(bool, Instant, u64)> =
             self.clients.values().map(|owner| (owner.user != user, owner.active_at, owner.key)).collect();
         owners.sort_unstable();
@@ -179,6 +190,13 @@ impl Broker {
                 Err(barrier) => barrier,
             };
         }
+        let user = (barrier == Barrier::UserMemory).then_some(user);
+        while self.expire_orphan(user) {
+            barrier = match self.quotas.grantable(asking, preferred_bytes, bytes_min) {
+                Ok(granted) => return Ok(granted),
+                Err(barrier) => barrier,
+            };
+        }
         Err(barrier)
     }
 
@@ -190,7 +208,9 @@ impl Broker {
         }
         let is_concerned = |other: User| barrier == Barrier::Memory || other == user;
         let is_moving = self.clients.values().any(|other| is_concerned(other.user) && other.memory.is_moving())
-                || self.detached.values().any(|arena| is_concerned(arena.user))
+                || self.detached.values().any(|arena| is_concerned(arena.user) && arena.engine_count > 0)
+                // Whoever redeems them may copy.
+                || self.tickets.users().any(&is_concerned)
                 // Whoever is ahead has not been refused yet.
                 || self.starving.is_behind_another(client, user);
         if is_moving {
@@ -238,15 +258,31 @@ impl Broker {
     /// until they have answered.
     pub(super) fn drop_arenas(&mut self, arenas: &[ArenaKey]) {
         for key in arenas {
-            let Some(granted) = self.arenas.remove(key) else { continue };
-            let (user, bytes) = (granted.user, granted.bytes);
-            match self.engines.drop_arena(*key) {
-                0 => self.quotas.free(user, bytes),
-                engine_count => {
-                    self.quotas.detach(user, bytes);
-                    self.detached.insert(*key, DetachedArena { user, bytes, engine_count });
-                }
-            }
+            self.drop_arena(*key, 0);
+        }
+    }
+
+    /// Forgets an arena that its client has given up. What others have claims on stays in the accounts until
+    /// these have ended.
+    pub(super) fn drop_arena(&mut self, key: ArenaKey, claim_count: u64) {
+        let Some(GrantedArena { user, bytes, fd, .. }) = self.arenas.remove(&key) else { return };
+        let engine_count = self.engines.drop_arena(key);
+        if engine_count == 0 && claim_count == 0 {
+            self.quotas.free(user, bytes);
+        } else {
+            self.quotas.detach(user, bytes);
+            self.detached.insert(key, DetachedArena { fd, bytes, claim_count, user, engine_count });
+        }
+        self.withdraw(key);
+        self.has_memory_moved = true;
+    }
+
+    /// Forgets a detached arena if nobody has to do with it any more.
+    pub(super) fn forget_detached(&mut self, key: ArenaKey) {
+        let is_over = |arena: &DetachedArena| arena.engine_count == 0 && arena.claim_count == 0;
+        if let Some(arena) = self.detached.get(&key).filter(|arena| is_over(arena)) {
+            self.quotas.free_detached(arena.user, arena.bytes);
+            self.detached.remove(&key);
             self.has_memory_moved = true;
         }
     }
@@ -256,11 +292,7 @@ impl Broker {
         for key in arenas {
             let Some(arena) = self.detached.get_mut(key) else { continue };
             arena.engine_count = arena.engine_count.saturating_sub(1);
-            if arena.engine_count == 0 {
-                self.quotas.free_detached(arena.user, arena.bytes);
-                self.detached.remove(key);
-                self.has_memory_moved = true;
-            }
+            self.forget_detached(*key);
         }
     }
 
@@ -288,7 +320,7 @@ impl Broker {
                     continue;
                 }
                 self.admit_waiting(hungry.client);
-                if self.starving.by_turn.contains_key(&turn) {
+                if self.starving.by_turn.contains_key(&turn) && hungry.barrier != Barrier::Lent {
                     still_hungry.insert(hungry.user);
                 }
             }
@@ -442,7 +474,8 @@ mod tests {
             let user = broker.clients[&1].user;
             broker.quotas.grant(user, 4 * MIB);
             broker.quotas.detach(user, 4 * MIB);
-            let arena = DetachedArena { user, bytes: 4 * MIB, engine_count: 2 };
+            let fd = Arc::new(reeld_protocol::arena::create_arena(4 * MIB).unwrap());
+            let arena = DetachedArena { fd, bytes: 4 * MIB, claim_count: 0, user, engine_count: 2 };
             broker.detached.insert(ArenaKey(9), arena);
             broker.engine_let_go(&[ArenaKey(9), ArenaKey(10)]);
             assert_eq!(broker.quotas.total().detached_bytes, 4 * MIB);

@@ -6,6 +6,8 @@
 //! | `mod`         | the loop: every event goes to one method                              |
 //! | `opening`     | the way of an `OpenSource`: check, probe, scan, answer                |
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
+//! | `handing`     | the way of a ticket: leases from one client to another                |
+//! | `notices`     | what clients say without expecting an answer                          |
 //! | `running`     | handing jobs to engines, and what comes back                          |
 //! | `tending`     | what happens by the clock, and the status report                      |
 //! | `signals`     | what the administrator asks for                                       |
@@ -40,7 +42,7 @@
 //! | `clock`       | what time it is                                                       |
 //! | `simulation`  | for tests and fuzzing: engines and clients that are not processes     |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `leases`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may have how much |
+//! | `plan`, `queue`, `leases`, `tickets`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may take it over, who may have how much |
 
 mod arriving;
 mod audit;
@@ -56,6 +58,7 @@ mod dump;
 mod engines;
 mod frames;
 mod gates;
+mod handing;
 mod helpers;
 mod index_store;
 mod job;
@@ -65,6 +68,7 @@ mod locating;
 mod mappings;
 mod memory;
 mod node_memory;
+mod notices;
 mod opening;
 mod parting;
 mod peer;
@@ -83,6 +87,7 @@ mod source_file;
 mod spawner;
 mod switches;
 mod tending;
+mod tickets;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -103,6 +108,7 @@ use crate::config::Settings;
 use crate::link::{ArenaKey, CatalogId};
 use catalog::Catalog;
 use client::{Client, ErrorCounts, GrantedArena};
+use death::Watch;
 use drain::Drain;
 use engines::{EngineKey, Engines};
 use gates::{Gate, Turn};
@@ -120,6 +126,7 @@ use service::Service;
 use signals::{Signal, Signals};
 use spawner::Process;
 use switches::Switches;
+use tickets::Tickets;
 use turns::Turns;
 
 /// Events that wait for the loop. When it is full, sockets are not read.
@@ -155,6 +162,8 @@ enum Event {
     },
     /// The process of a client has ended.
     Died(u64),
+    /// The session of a client's tickets has ended.
+    SessionEnded(u64),
     Writable(Remains),
     /// Something is left to be closed.
     Left(Remains),
@@ -199,6 +208,12 @@ struct Broker {
     next_arena: u64,
     /// Arenas that no client has any more, but that an engine may still write to.
     detached: HashMap<ArenaKey, DetachedArena>,
+    /// Leases on their way from one client to another.
+    tickets: Tickets,
+    /// For the ends of the processes on whose behalf clients issue tickets.
+    sessions: BTreeMap<u64, Watch>,
+    /// Who has arenas of others.
+    borrowers: BTreeMap<ArenaKey, BTreeSet<u64>>,
     /// Who has how much of what all share.
     quotas: Quotas,
     /// All the memory that there is.
@@ -306,6 +321,9 @@ impl Broker {
             quotas: Quotas::new(memory::quota_limits(&settings, node_bytes)),
             node_bytes,
             detached: HashMap::new(),
+            tickets: Tickets::default(),
+            sessions: BTreeMap::new(),
+            borrowers: BTreeMap::new(),
             starving: Starving::default(),
             has_memory_moved: false,
             gates: BTreeMap::new(),
@@ -380,6 +398,7 @@ impl Broker {
             Event::Died(client) => {
                 self.end_client(client, "its process has ended");
             }
+            Event::SessionEnded(client) => self.session_ended(client),
             Event::Writable(remains) => {
                 match remains.key {
                     PeerKey::Client(client) => {
@@ -464,7 +483,7 @@ impl Broker {
         let (kind, request_id) = (frame.header.kind, frame.header.request_id);
         if request_id == 0 {
             match Notice::decode(kind, &frame.body) {
-                Ok(Some(notice)) => self.client_notice(key, notice),
+                Ok(Some(notice)) => self.client_notice(key, notice, &mut fds),
                 Ok(None) if kind::is_no_notice(kind) => {
                     self.break_off(key, "a request, a reply or another Hello where a notice is due");
                 }
@@ -480,12 +499,16 @@ impl Broker {
             return fds;
         }
         match Request::decode(kind, &frame.body) {
-            Ok(Some(Request::OpenSource(_) | Request::GetFrames(_))) if self.is_draining() => {
+            Ok(Some(Request::OpenSource(_) | Request::GetFrames(_) | Request::IssueTicket(_)))
+                if self.is_draining() =>
+            {
                 self.fail(key, request_id, reply::shutting_down());
             }
             Ok(Some(Request::OpenSource(open))) => self.open_source(key, request_id, open, &mut fds),
             Ok(Some(Request::GetFrames(wanted))) => self.get_frames(key, request_id, wanted, &mut fds),
             Ok(Some(Request::GetKeyFrames(asked))) => self.get_key_frames(key, request_id, asked),
+            Ok(Some(Request::IssueTicket(lease))) => self.issue_ticket(key, request_id, lease),
+            Ok(Some(Request::RedeemTicket(ticket))) => self.redeem_ticket(key, request_id, ticket),
             Ok(Some(Request::Status)) => {
                 let status = Reply::Status(Box::new(self.status(key)));
                 if let Some(client) = self.clients.get_mut(&key) {
@@ -496,30 +519,6 @@ impl Broker {
             Err(error) => self.fail(key, request_id, reply::invalid(error.to_string())),
         }
         fds
-    }
-
-    fn client_notice(&mut self, key: u64, notice: Notice) {
-        match notice {
-            Notice::Release(leases) => self.release(key, &leases),
-            Notice::CloseSource(source) => {
-                let Some(client) = self.clients.get_mut(&key) else { return };
-                if let Some(opened) = client.sources.remove(&source) {
-                    self.quotas.close_sources(client.user, 1);
-                    self.quotas.unmap_frames(client.user, opened.timeline.private_frame_count());
-                    self.catalog.release(opened.catalog, clock::now());
-                    self.drop_timelines([opened.timeline]);
-                }
-            }
-            Notice::Cancel(request_id) => {
-                if let Some(request) = self.requests.find(key, request_id) {
-                    self.fail_request(request, reply::cancelled());
-                }
-            }
-            // These are the daemon's to say.
-            Notice::ArenaGranted { .. } | Notice::ArenaRevoked(_) => {
-                self.break_off(key, "a notice that only the daemon sends");
-            }
-        }
     }
 
     fn fail(&mut self, client: u64, request_id: u64, error: WireError) {

@@ -11,7 +11,7 @@ use reeld_protocol::error::WireError;
 use super::helpers::{Done, Line, Purpose};
 use super::peer::Remains;
 use super::{Broker, PeerKey, catalog, clock, reply};
-use crate::link::{ArenaKey, CatalogId};
+use crate::link::CatalogId;
 
 /// Handles on files that are given back in one turn of the loop, and files that are forgotten in one: well
 /// below a millisecond.
@@ -90,9 +90,12 @@ impl Broker {
         let sources = std::mem::take(&mut client.sources);
         self.drop_timelines(sources.into_values().map(|opened| opened.timeline));
         // The memory itself stays as long as somebody has it mapped, such as a child that the client forked. It
-        // is never given to anybody else.
-        let arenas: Vec<ArenaKey> = client.arenas.values().map(|granted| granted.key).collect();
-        self.drop_arenas(&arenas);
+        // is never given to anybody else but those who have tickets for it.
+        let claims = client.memory.claims();
+        for (arena, granted) in &client.arenas {
+            self.drop_arena(granted.key, claims.get(arena).copied().unwrap_or(0));
+        }
+        self.end_claims_of(key, &client.borrowed);
         self.has_memory_moved = true;
         self.without_clients_since = clock::now();
     }

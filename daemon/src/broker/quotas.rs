@@ -46,7 +46,7 @@ pub struct Account {
     pub mapped_frame_count: u64,
     /// Bytes of arenas that clients have.
     pub arena_bytes: u64,
-    /// Bytes of arenas that no client has any more, but an engine may still write to.
+    /// Bytes of arenas whose client has given them up, but an engine may still write to, or others have claims on.
     pub detached_bytes: u64,
 }
 
@@ -69,6 +69,8 @@ pub enum Barrier {
     UserMappedFrames,
     /// `user_memory_mib`.
     UserMemory,
+    /// The client's own quota, of which others have a part by tickets.
+    Lent,
     /// `memory_mib`, or the part of it that is kept free for other users.
     Memory,
 }

@@ -59,7 +59,10 @@ pub fn from_reservation(reservation: &Reservation, bytes: u64, quota_bytes: u64)
             mib(*leased_bytes),
             mib(quota_bytes)
         ),
-        Reservation::Slot(_) | Reservation::NeedsArena { .. } | Reservation::Wait => {
+        Reservation::Slot(_)
+        | Reservation::NeedsArena { .. }
+        | Reservation::Lent { .. }
+        | Reservation::Wait => {
             return internal("a reservation was taken for an error");
         }
     };
@@ -72,7 +75,11 @@ pub fn too_large(bytes: u64, largest_bytes: u64, barrier: Barrier) -> WireError 
     let (name, why) = match barrier {
         Barrier::UserMemory => ("user_memory_mib", "the quota of all clients of this user"),
         Barrier::Memory => ("memory_mib", "what one user may have of the memory of all clients"),
-        Barrier::UserClients | Barrier::Clients | Barrier::UserSources | Barrier::UserMappedFrames => {
+        Barrier::Lent
+        | Barrier::UserClients
+        | Barrier::Clients
+        | Barrier::UserSources
+        | Barrier::UserMappedFrames => {
             return internal("a count was taken for memory");
         }
     };
@@ -109,6 +116,11 @@ pub fn no_room(
             mib(total.arena_bytes + total.detached_bytes),
             mib(limits.memory_bytes),
             mib(own_bytes)
+        ),
+        Barrier::Lent => format!(
+            "no room for a result of {:.1} MiB beside the frames that this client holds and those that it has handed \
+             on, which others still hold; drop or copy frames here or there, or raise client_memory_mib",
+            mib(bytes)
         ),
         Barrier::UserClients | Barrier::Clients | Barrier::UserSources | Barrier::UserMappedFrames => {
             return internal("a count was taken for memory");
@@ -189,6 +201,13 @@ pub fn invalid(message: impl Into<String>) -> WireError {
 /// A limit of the daemon was reached.
 pub fn limit(message: impl Into<String>) -> WireError {
     WireError::new(ErrorCode::LimitReached, message)
+}
+
+/// The ticket is of no use. The same for all that may be the reason.
+pub fn frames_lost() -> WireError {
+    let message = "these frames are lost: their ticket was redeemed already, or expired, because the process that \
+                   handed them over and its parent have ended";
+    WireError::new(ErrorCode::FramesLost, message)
 }
 
 /// A message that this version does not know.

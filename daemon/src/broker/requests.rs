@@ -202,13 +202,20 @@ impl Requests {
     }
 }
 
-/// Where the parts of a result lie in its slot, and the slot's length: all pixels first, then all times.
+/// Where the parts of a result lie in its slot, and the slot's length: all pixels first, then all times. Parts whose
+/// frames are alike follow each other without a gap, so that a batch of clips is one block of numbers.
 /// None where the result is larger than any memory.
 pub fn lay_out(parts: &[PlannedPart]) -> Option<(Vec<PartLayout>, u64)> {
     let mut layouts = Vec::with_capacity(parts.len());
     let mut end: u64 = 0;
     for part in parts {
-        let pixels_offset = end.checked_next_multiple_of(PIXELS_ALIGNMENT)?;
+        let is_alike = |before: &PartLayout| {
+            (before.height, before.width, before.dtype) == (part.height, part.width, part.dtype)
+        };
+        let pixels_offset = match layouts.last() {
+            Some(before) if is_alike(before) => end,
+            Some(_) | None => end.checked_next_multiple_of(PIXELS_ALIGNMENT)?,
+        };
         let layout = PartLayout {
             frame_count: part.located.len() as u64,
             height: part.height,
@@ -257,7 +264,7 @@ mod tests {
         let (layouts, bytes) = lay_out(&parts).unwrap();
         assert_eq!(
             [layouts[0].pixels_offset, layouts[1].pixels_offset, layouts[2].pixels_offset],
-            [0, 128, 128]
+            [0, 90, 128]
         );
         assert_eq!((layouts[0].pts_offset, layouts[0].durations_offset), (176, 192));
         assert_eq!((layouts[2].pts_offset, layouts[2].durations_offset), (208, 216));

@@ -36,6 +36,7 @@ impl Broker {
         self.drop_idle_arenas(|client| now.duration_since(client.active_at) >= ARENAS_KEPT);
         self.give_up_hanging_calls(now);
         self.tell_dropped_lines();
+        self.forget_sessions();
         self.settle_turn();
         if self.service.is_there() {
             let status = self.status_line();
@@ -123,12 +124,14 @@ impl Broker {
             cache_bytes: self.engines.iter().map(|(_, engine)| engine.report.cache_bytes).sum(),
             errors: self.errors(),
             log_lines_dropped: logging::dropped_count(),
+            tickets_outstanding: self.tickets.len() as u64,
             ..Status::default()
         };
         for client in self.clients.values() {
             let usage = client.memory.usage();
-            status.lease_count += usage.lease_count;
-            status.leased_bytes += usage.leased_bytes;
+            let (borrowed_count, borrowed_bytes) = client.borrowed.usage();
+            status.lease_count += usage.lease_count + borrowed_count;
+            status.leased_bytes += usage.leased_bytes + borrowed_bytes;
             status.filling_count += usage.filling_count;
             status.quarantined_count += usage.quarantined_count;
             status.arena_bytes += usage.arena_bytes;

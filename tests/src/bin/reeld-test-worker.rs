@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use reeld_client::{Client, Error, Frames, OpenOptions, Video};
+use reeld_client::{Client, Error, Frames, OpenOptions, Ticket, Video};
 use reeld_protocol::message::Reply;
 use reeld_tests::{ByHand, Random, Reference};
 
@@ -28,6 +28,8 @@ fn main() {
         ["hold-and-ask", socket, video, slow] => hold_and_ask(&client(socket), video, slow),
         ["read-on", socket, video, reference, seed] => read_on(socket, video, reference, number(seed)),
         ["hold-by-hand", socket, video] => hold_by_hand(socket, video),
+        ["hand-on", socket, video, session] => hand_on(&client(socket), video, number(session)),
+        ["take-and-fork", socket, ticket, reference] => take_and_fork(&client(socket), ticket, reference),
         ["orphan", socket, video, reference] => orphan(&client(socket), video, reference),
         ["fork", socket, video, reference] => fork(&client(socket), video, reference),
         ["fork-before-use", socket, video, reference] => fork_before_use(socket, video, reference),
@@ -88,6 +90,35 @@ fn read_each(client: &Client, size: &str, seed: u64, files: &[&str]) {
         let index = random.below(reference.frame_count() as u64) as i64;
         check(&video.frame_at(index).expect("a frame"), reference, &[index]);
     }
+}
+
+/// Prints a ticket for a result, in hexadecimal digits, and holds the result until its standard input ends. The
+/// session is a process, or 0 for none.
+fn hand_on(client: &Client, video: &str, session: u64) {
+    if session > 0 {
+        Ticket::name_session(session as u32).expect("a process");
+    }
+    let frames = open(client, video).frames_at(&[3, 17]).expect("frames");
+    let bytes = frames.ticket().and_then(|ticket| ticket.to_bytes()).expect("a ticket");
+    println!("{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// Redeems a ticket for frames 3 and 17; a child reads them when its parent is long dead: at the end of its
+/// standard input.
+fn take_and_fork(client: &Client, digits: &str, reference: &str) {
+    let reference = Reference::read(Path::new(reference), WIDTH, HEIGHT);
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits");
+    let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    let ticket = Ticket::from_bytes(&bytes).expect("a ticket");
+    let frames = client.redeem(&ticket).and_then(reeld_client::Pending::wait).expect("frames");
+    start_child(|| {
+        println!("holding");
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        check(&frames, &reference, &[3, 17]);
+        println!("unharmed");
+    });
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
 /// Holds a few results until its standard input ends.

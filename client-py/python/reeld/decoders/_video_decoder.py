@@ -425,15 +425,19 @@ class VideoDecoder:
             pixels = _arrays.empty_frames(height, width, self._dtype, channels_first=self._channels_first)
             return FrameBatch(pixels, _arrays.times_tensor([]), _arrays.times_tensor([]))
         pixels, pts_seconds, duration_seconds = part.batch(self._channels_first)
-        return FrameBatch(
+        batch = FrameBatch(
             _arrays.pixels_tensor(pixels),
             _arrays.times_tensor(pts_seconds),
             _arrays.times_tensor(duration_seconds),
         )
+        batch._memory = pixels.memory()
+        return batch
 
     def _frame(self, wanted: Wanted) -> Frame:
         pixels, pts_seconds, duration_seconds = self._native.read(wanted).frame(self._channels_first)
-        return Frame(_arrays.pixels_tensor(pixels), pts_seconds, duration_seconds)
+        frame = Frame(_arrays.pixels_tensor(pixels), pts_seconds, duration_seconds)
+        frame._memory = pixels.memory()
+        return frame
 
     def _batch(self, wanted: Wanted | None) -> FrameBatch:
         return self._batch_of(None if wanted is None else self._native.read(wanted))
@@ -448,8 +452,10 @@ class VideoDecoder:
         count = math.floor(exact_count)
         count += exact_count - count >= 0.5
         times = [start + position * duration for position in range(count)]
-        data = self._batch(self._bounds.played_at_each(times)).data
-        return FrameBatch(data, _arrays.times_tensor(times), _arrays.times_tensor([duration] * count))
+        played = self._batch(self._bounds.played_at_each(times))
+        batch = FrameBatch(played.data, _arrays.times_tensor(times), _arrays.times_tensor([duration] * count))
+        batch._memory = played._memory
+        return batch
 
 
 def _reopen(source: str | bytes, options: dict[str, object], socket: str | None) -> VideoDecoder:

@@ -60,6 +60,7 @@ fn to_text(status: &Status) -> String {
         size(status.memory_bytes_max),
         size(status.detached_bytes)
     );
+    text += &format!("{} tickets wait to be redeemed\n", status.tickets_outstanding);
     text += &format!("\nUSERS\n{}", users(&status.users));
     if status.log_lines_dropped > 0 {
         text += &format!("{} lines of the log were dropped: nobody read it\n", status.log_lines_dropped);
@@ -169,6 +170,11 @@ fn totals(totals: &Totals) -> String {
         row([&"engines started again", &totals.engine_restarts]),
         row([&"requests tried again", &totals.retries]),
         row([&"stray releases", &totals.stray_releases]),
+        row([&"tickets issued", &totals.tickets_issued]),
+        row([&"tickets redeemed", &totals.tickets_redeemed]),
+        row([&"tickets expired", &totals.tickets_expired]),
+        row([&"results copied by clients", &totals.results_copied_out]),
+        row([&"bytes of these", &totals.bytes_copied_out]),
     ])
 }
 
@@ -204,6 +210,11 @@ fn to_json(status: &Status) -> Value {
             "retries": status.totals.retries,
             "stray_releases": status.totals.stray_releases,
             "engine_restarts": status.totals.engine_restarts,
+            "results_copied_out": status.totals.results_copied_out,
+            "bytes_copied_out": status.totals.bytes_copied_out,
+            "tickets_issued": status.totals.tickets_issued,
+            "tickets_redeemed": status.totals.tickets_redeemed,
+            "tickets_expired": status.totals.tickets_expired,
         },
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
         "engines": status.engines.iter().map(engine_to_json).collect::<Vec<_>>(),
@@ -219,6 +230,7 @@ fn to_json(status: &Status) -> Value {
             .map(|error| (error.code.clone(), Value::from(error.count)))
             .collect::<Map<_, _>>(),
         "log_lines_dropped": status.log_lines_dropped,
+        "tickets_outstanding": status.tickets_outstanding,
     })
 }
 
@@ -236,6 +248,10 @@ fn client_to_json(client: &ClientStatus) -> Value {
         "connected_seconds": client.connected_seconds,
         "requests_total": client.requests_total,
         "error_count": client.error_count,
+        "results_copied_out": client.results_copied_out,
+        "bytes_copied_out": client.bytes_copied_out,
+        "tickets_issued": client.tickets_issued,
+        "tickets_redeemed": client.tickets_redeemed,
     })
 }
 
@@ -287,6 +303,10 @@ mod tests {
             connected_seconds: 86_400 * 99,
             requests_total: 12_345_678,
             error_count: 12_345,
+            results_copied_out: 12_345,
+            bytes_copied_out: 1000 << 20,
+            tickets_issued: 12_345,
+            tickets_redeemed: 12_345,
         };
         let engine = EngineStatus {
             pid: 4_194_304,

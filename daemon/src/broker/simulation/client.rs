@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use reeld_protocol::error::ErrorCode;
 use reeld_protocol::frame::{FrameReader, Received};
 use reeld_protocol::ids::{ArenaId, LeaseId, SourceId};
-use reeld_protocol::message::{Dtype, FramesReply, Message, Notice, PartLayout, Reply, kind};
+use reeld_protocol::message::{Dtype, FramesReply, Message, Notice, PartLayout, Reply, Ticket, kind};
 use reeld_protocol::{Frame, Transforms, Welcome};
 use rustix::net::RecvFlags;
 
@@ -27,8 +28,45 @@ pub enum Expected {
     Status,
     /// These indices.
     KeyFrames(Vec<u64>),
+    /// A ticket for this lease.
+    Ticket(LeaseId),
+    /// What a ticket stands for.
+    Redeemed(Box<Redeemed>),
     /// An error.
     Error,
+}
+
+/// What a ticket must bring.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redeemed {
+    /// What its issuer said of the slot.
+    pub frames: FramesReply,
+    /// What lies in it.
+    pub parts: Vec<ExpectedPart>,
+    /// Whether it must bring that, must not, or may (none).
+    pub is_due: Option<bool>,
+}
+
+/// A ticket as its issuer got it.
+#[derive(Clone, Debug)]
+pub struct HeldTicket {
+    /// Its number.
+    pub ticket: Ticket,
+    /// The slot.
+    pub frames: FramesReply,
+    /// What lies in it.
+    pub parts: Vec<ExpectedPart>,
+    /// The memory: inode, offset, length.
+    pub slot: (u64, u64, u64),
+}
+
+/// Memory that somebody may still have mapped who is not there any more.
+#[derive(Debug)]
+pub struct Haunted {
+    /// Inode, offset, length.
+    pub slot: (u64, u64, u64),
+    /// Keeps the inode from being another file's.
+    _fd: Arc<OwnedFd>,
 }
 
 /// What a part must bring.
@@ -49,9 +87,10 @@ pub struct ExpectedPart {
 /// An arena as the client got it.
 #[derive(Debug)]
 struct Arena {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     bytes: u64,
     inode: u64,
+    is_borrowed: bool,
 }
 
 /// A lease that is held.
@@ -59,6 +98,7 @@ struct Arena {
 struct Held {
     frames: FramesReply,
     parts: Vec<ExpectedPart>,
+    is_borrowed: bool,
 }
 
 /// One client.
@@ -76,6 +116,8 @@ pub struct SimulatedClient {
     quota_bytes: u64,
     arenas: BTreeMap<ArenaId, Arena>,
     held: BTreeMap<LeaseId, Held>,
+    /// Tickets that it has just been issued.
+    pub issued: Vec<HeldTicket>,
     /// A lease that was given back.
     pub returned: Option<LeaseId>,
     /// What the last error said.
@@ -100,6 +142,7 @@ impl SimulatedClient {
             quota_bytes: 0,
             arenas: BTreeMap::new(),
             held: BTreeMap::new(),
+            issued: Vec::new(),
             returned: None,
             #[cfg(test)]
             last_error: None,
@@ -132,13 +175,21 @@ impl SimulatedClient {
         self.held.values().for_each(|held| self.check_content(held));
     }
 
+    /// The memory of others that whoever it forked may still have mapped.
+    pub fn haunted(&self) -> impl Iterator<Item = Haunted> {
+        self.held.values().filter(|held| held.is_borrowed).map(|held| {
+            let fd = Arc::clone(&self.arenas[&held.frames.arena].fd);
+            Haunted { slot: self.slot(&held.frames), _fd: fd }
+        })
+    }
+
+    fn slot(&self, frames: &FramesReply) -> (u64, u64, u64) {
+        (self.arenas[&frames.arena].inode, frames.slot_offset, frames.slot_bytes)
+    }
+
     /// The memory that it may use: inode, offset, length.
     pub fn slots(&self) -> Vec<(u64, u64, u64)> {
-        let slot = |held: &Held| {
-            let FramesReply { arena, slot_offset, slot_bytes, .. } = held.frames;
-            (self.arenas[&arena].inode, slot_offset, slot_bytes)
-        };
-        self.held.values().map(slot).collect()
+        self.held.values().map(|held| self.slot(&held.frames)).collect()
     }
 
     /// Reads everything that the broker has said. True if it said something.
@@ -175,9 +226,14 @@ impl SimulatedClient {
             Notice::ArenaGranted { arena, bytes } => {
                 let fd = fd.expect("an arena is one file");
                 reeld_protocol::Arena::map(&fd, bytes).expect("an arena that can be mapped");
-                let inode = inode_of(&fd);
-                assert!(self.arenas.insert(arena, Arena { fd, bytes, inode }).is_none(), "{arena} twice");
-                let total: u64 = self.arenas.values().map(|arena| arena.bytes).sum();
+                let (inode, fd) = (inode_of(&fd), Arc::new(fd));
+                // It comes right before the answer.
+                let is_redeeming = |expected: &Expected| matches!(expected, Expected::Redeemed(_));
+                let is_borrowed = self.unanswered.values().any(is_redeeming);
+                let new = Arena { fd, bytes, inode, is_borrowed };
+                assert!(self.arenas.insert(arena, new).is_none(), "{arena} twice");
+                let own = self.arenas.values().filter(|arena| !arena.is_borrowed);
+                let total: u64 = own.map(|arena| arena.bytes).sum();
                 assert!(total <= self.quota_bytes, "arenas of {total} bytes are over the quota");
             }
             Notice::ArenaRevoked(arena) => {
@@ -185,7 +241,11 @@ impl SimulatedClient {
                 let is_used = self.held.values().any(|held| held.frames.arena == arena);
                 assert!(!is_used, "{arena} is revoked under a lease");
             }
-            Notice::Release(_) | Notice::CloseSource(_) | Notice::Cancel(_) => panic!("not for clients"),
+            Notice::Release(_)
+            | Notice::CloseSource(_)
+            | Notice::Cancel(_)
+            | Notice::Session
+            | Notice::Copied { .. } => panic!("not for clients"),
         }
     }
 
@@ -193,7 +253,11 @@ impl SimulatedClient {
         let expected =
             self.unanswered.remove(&id).unwrap_or_else(|| panic!("{id} is answered twice: {reply:?}"));
         match (reply, expected) {
-            (Reply::Error(error), _) => {
+            (Reply::Error(error), expected) => {
+                if let Expected::Redeemed(redeemed) = &expected {
+                    assert_ne!(redeemed.is_due, Some(true), "{error}");
+                    assert_eq!(error.code, ErrorCode::FramesLost);
+                }
                 let is_our_mistake =
                     error.code == ErrorCode::Internal && !error.message.starts_with("simulated");
                 assert!(!is_our_mistake, "{id}: {error}");
@@ -206,12 +270,26 @@ impl SimulatedClient {
             (Reply::SourceOpened(opened), Expected::Source(file)) => self.sources.push((opened.source, file)),
             (Reply::Status(_), Expected::Status) => {}
             (Reply::KeyFrames(found), Expected::KeyFrames(expected)) => assert_eq!(found, expected),
-            (Reply::Frames(frames), Expected::Frames(parts)) => self.take(frames, parts),
+            (Reply::Frames(frames), Expected::Frames(parts)) => self.take(frames, parts, false),
+            (Reply::TicketIssued(ticket), Expected::Ticket(lease)) => {
+                // It may have given the lease back meanwhile.
+                if let Some(held) = self.held.get(&lease) {
+                    let (frames, parts) = (held.frames.clone(), held.parts.clone());
+                    let slot = self.slot(&frames);
+                    self.issued.push(HeldTicket { ticket, frames, parts, slot });
+                }
+            }
+            (Reply::Frames(frames), Expected::Redeemed(redeemed)) => {
+                assert_ne!(redeemed.is_due, Some(false), "a ticket that is of no use any more");
+                assert!(frames.parts.is_empty());
+                let layout = redeemed.frames.parts;
+                self.take(FramesReply { parts: layout, ..frames }, redeemed.parts, true);
+            }
             (reply, expected) => panic!("{id}: {reply:?}, not {expected:?}"),
         }
     }
 
-    fn take(&mut self, frames: FramesReply, parts: Vec<ExpectedPart>) {
+    fn take(&mut self, frames: FramesReply, parts: Vec<ExpectedPart>, is_borrowed: bool) {
         self.frames_replies += 1;
         let (begin, end) = (frames.slot_offset, frames.slot_offset + frames.slot_bytes);
         let arena = self.arenas.get(&frames.arena).expect("an arena that was granted");
@@ -219,9 +297,10 @@ impl SimulatedClient {
         for other in self.held.values().filter(|held| held.frames.arena == frames.arena) {
             let other = &other.frames;
             let is_apart = end <= other.slot_offset || other.slot_offset + other.slot_bytes <= begin;
-            assert!(is_apart, "{frames:?} overlaps {other:?}");
+            let is_same = is_borrowed && (begin, frames.slot_bytes) == (other.slot_offset, other.slot_bytes);
+            assert!(is_apart || is_same, "{frames:?} overlaps {other:?}");
         }
-        let held = Held { frames, parts };
+        let held = Held { frames, parts, is_borrowed };
         self.check_layout(&held);
         self.check_content(&held);
         let lease = held.frames.lease;

@@ -62,6 +62,8 @@ pub struct Outcome {
     pub errors: u64,
     /// Engines that ended at work.
     pub crashes: u64,
+    /// Tickets that were redeemed.
+    pub tickets_redeemed: u64,
 }
 
 /// Runs a program and checks at every step what must always hold, and in the end that nothing is left.
@@ -87,6 +89,8 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         0 | 1 => world.connect(program.below(2) as u32).await,
         2 | 3 => open(world, client, program),
         4..=9 => get_frames(world, client, program),
+        11 if decision / 32 > 3 => world.redeem_ticket(client, program.below(4)),
+        12 if decision / 32 > 3 => hand_over(world, client, program).await,
         10 | 11 => give_back(world, client, program.below(8)),
         12 => guess_leases(world, client, program.below(4)),
         13 => cancel(world, client, program.below(8)),
@@ -111,8 +115,14 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         28 if decision / 32 == 7 => world.hold_starts(),
         28 => world.scribble(),
         29 => world.pass(Duration::from_millis([1, 999, 5_000, 31_000, 61_000][program.below(5)])),
-        30 if decision / 32 > 3 => get_key_frames(world, client, program),
-        30 => world.ask(client, &Request::Status, Expected::Status, &[]),
+        30 => match decision / 32 {
+            0 => world.ask(client, &Request::Status, Expected::Status, &[]),
+            1 => get_key_frames(world, client, program),
+            2 => world.name_session(client),
+            3 => world.end_session(program.below(CLIENTS_MAX)),
+            4 | 5 => world.issue_ticket(client, program.below(8)),
+            _ => world.redeem_ticket(client, program.below(8)),
+        },
         _ => flood(world, client, program),
     }
 }
@@ -247,6 +257,14 @@ fn choose_frames(
     }
 }
 
+/// A client hands a lease on, and another, or itself, takes it over at once.
+async fn hand_over(world: &mut World, client: usize, program: &mut Program<'_>) {
+    world.issue_ticket(client, program.below(8));
+    world.settle().await;
+    world.check();
+    world.redeem_ticket(program.below(CLIENTS_MAX), 0);
+}
+
 fn give_back(world: &mut World, client: usize, number: usize) {
     if let Some(lease) = world.give_up(client, number) {
         world.tell(client, &Notice::Release(vec![lease]));
@@ -306,6 +324,7 @@ mod tests {
                     frames_replies: sum.frames_replies + one.frames_replies,
                     errors: sum.errors + one.errors,
                     crashes: sum.crashes + one.crashes,
+                    tickets_redeemed: sum.tickets_redeemed + one.tickets_redeemed,
                 });
                 Ok(())
             })
@@ -313,6 +332,7 @@ mod tests {
         // The programs must have come somewhere, or they show nothing.
         let total = total.get();
         assert!(total.frames_replies > 100 && total.errors > 100 && total.crashes > 30, "{total:?}");
+        assert!(total.tickets_redeemed > 3, "{total:?}");
     }
 
     #[test]
@@ -322,6 +342,56 @@ mod tests {
         let outcomes =
             programs.iter().map(|program| run(&std::fs::read(program.as_ref().unwrap().path()).unwrap()));
         assert!(outcomes.map(|outcome| outcome.frames_replies).sum::<u64>() > 10);
+    }
+
+    /// One client decodes, hands on and decodes again, while others take over, die and leave children behind.
+    #[test]
+    fn frames_are_handed_from_client_to_client_while_they_come_and_go() {
+        let runtime = world::runtime();
+        let outcome = runtime.block_on(async {
+            let mut world = World::new(64);
+            for _ in 0..3 {
+                world.connect(0).await;
+            }
+            world.open(0, 0, SeekMode::Exact, false);
+            world.answer_everything().await;
+            let mut program = Program(&[0; 0]);
+            for round in 0..40 {
+                get_frames(&mut world, 0, &mut program);
+                world.answer_everything().await;
+                world.name_session(0);
+                world.issue_ticket(0, round);
+                world.settle().await;
+                world.check();
+                if round % 3 == 0 {
+                    give_back(&mut world, 0, round % 2);
+                }
+                world.redeem_ticket(1 + round % 2, 0);
+                world.settle().await;
+                world.scribble();
+                world.check();
+                if round % 5 == 4 {
+                    world.disconnect(1 + round % 2, round % 2 == 0).await;
+                    world.connect(0).await;
+                }
+            }
+            // Twice the same, and by another user.
+            world.redeem_ticket(1, 0);
+            world.disconnect(2, false).await;
+            world.connect(1).await;
+            world.issue_ticket(0, 0);
+            world.settle().await;
+            world.check();
+            world.redeem_ticket(2, 0);
+            world.disconnect(0, false).await;
+            world.settle().await;
+            world.check();
+            world.redeem_ticket(1, 0);
+            world.settle().await;
+            world.check();
+            world.finish().await
+        });
+        assert_eq!(outcome.tickets_redeemed, 41);
     }
 
     #[test]

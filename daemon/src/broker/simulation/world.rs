@@ -2,7 +2,7 @@
 //!
 //! What happens next is decided by the program.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -14,7 +14,7 @@ use clap::Parser;
 #[cfg(test)]
 use reeld_protocol::error::ErrorCode;
 use reeld_protocol::ids::{LeaseId, SourceId};
-use reeld_protocol::message::{Message, Notice, OpenSource, Request, SeekMode, kind};
+use reeld_protocol::message::{Message, Notice, OpenSource, Request, SeekMode, Ticket, kind};
 use reeld_protocol::socket::PeerIdentity;
 use reeld_protocol::{Frame, Header, Hello, SealedMemfd, VERSION_MAJOR, VERSION_MINOR};
 use rustix::io::Errno;
@@ -27,7 +27,7 @@ use super::super::engines::EngineKey;
 use super::super::helpers::{Done, Line};
 use super::super::spawner::{Order, Process, Spawner};
 use super::super::{Broker, EVENTS_MAX, Event, PeerKey, clock};
-use super::client::{Expected, SimulatedClient};
+use super::client::{Expected, Haunted, HeldTicket, Redeemed, SimulatedClient};
 use super::engine::{Conclusion, SimulatedEngine, inode_of};
 use super::media::SimulatedFile;
 use super::{CLIENTS_MAX, Outcome};
@@ -61,6 +61,15 @@ fn defaults() -> Settings {
     }
 }
 
+/// A ticket that was issued.
+struct WorldTicket {
+    held: HeldTicket,
+    issuer: u64,
+    uid: u32,
+    is_redeemed: bool,
+    is_expired: bool,
+}
+
 /// Everything.
 pub struct World {
     /// All files there are.
@@ -76,6 +85,12 @@ pub struct World {
     orders: channel::Receiver<(EngineKey, Order, OwnedFd)>,
     /// Engines that are ordered start when the program says so.
     are_starts_held: bool,
+    /// Tickets that were issued: by which client of which user, and whether they are of use.
+    tickets: Vec<WorldTicket>,
+    /// Clients that have named a session that lives.
+    sessions: BTreeSet<u64>,
+    /// Memory that the children of clients that are gone may still have mapped.
+    haunted: Vec<Haunted>,
     now: Instant,
     outcome: Outcome,
 }
@@ -104,6 +119,9 @@ impl World {
             engines: Vec::new(),
             orders,
             are_starts_held: false,
+            tickets: Vec::new(),
+            sessions: BTreeSet::new(),
+            haunted: Vec::new(),
             now,
             outcome: Outcome::default(),
         }
@@ -134,6 +152,7 @@ impl World {
     pub async fn disconnect(&mut self, client: usize, is_rude: bool) {
         let Some(leaving) = &self.clients[client] else { return };
         leaving.check_contents();
+        self.haunted.extend(leaving.haunted());
         let key = leaving.key;
         if is_rude {
             self.send(client, kind::STATUS, 0, Vec::new(), Vec::new());
@@ -213,6 +232,83 @@ impl World {
         let lease = client.leases().nth(number)?;
         client.give_up(lease);
         Some(lease)
+    }
+
+    /// A client asks for a ticket for one of its leases: the named one, or the next that has any.
+    pub fn issue_ticket(&mut self, client: usize, number: usize) {
+        for client in (client..CLIENTS_MAX).chain(0..client) {
+            let leases: Vec<LeaseId> =
+                self.clients[client].iter().flat_map(SimulatedClient::leases).collect();
+            if let Some(&lease) = leases.get(number % leases.len().max(1)) {
+                return self.ask(client, &Request::IssueTicket(lease), Expected::Ticket(lease), &[]);
+            }
+        }
+    }
+
+    /// A client brings a ticket, of whomever: the named one, or the next that is there.
+    pub fn redeem_ticket(&mut self, client: usize, number: usize) {
+        let is_there = |client: &usize| self.clients[*client].is_some();
+        let Some(client) = (client..CLIENTS_MAX).chain(0..client).find(is_there) else { return };
+        let Some(key) = self.clients[client].as_ref().map(|client| client.key) else { return };
+        let uid = self.broker.clients[&key].user.uid;
+        if self.tickets.is_empty() {
+            return self.ask(client, &Request::RedeemTicket(Ticket([7; 32])), Expected::Error, &[]);
+        }
+        // The newest first: they are most often of use.
+        let number = self.tickets.len() - 1 - number % self.tickets.len();
+        let ticket = &self.tickets[number];
+        let is_of_use = ticket.uid == uid && !ticket.is_redeemed && !ticket.is_expired;
+        // Where its issuer is gone, its memory may have been wanted.
+        let is_due = if !is_of_use {
+            Some(false)
+        } else {
+            self.broker.clients.contains_key(&ticket.issuer).then_some(true)
+        };
+        let HeldTicket { frames, parts, .. } = ticket.held.clone();
+        let expected = Expected::Redeemed(Box::new(Redeemed { frames, parts, is_due }));
+        let request = Request::RedeemTicket(ticket.held.ticket);
+        self.tickets[number].is_redeemed |= is_of_use;
+        self.ask(client, &request, expected, &[]);
+    }
+
+    /// A client names a session, once.
+    pub fn name_session(&mut self, client: usize) {
+        let Some(key) = self.clients[client].as_ref().map(|client| client.key) else { return };
+        if !self.sessions.insert(key) {
+            return;
+        }
+        let myself = rustix::process::getpid();
+        let pidfd = rustix::process::pidfd_open(myself, rustix::process::PidfdFlags::empty());
+        let body = Notice::Session.encode().expect("a notice that fits");
+        self.send(client, kind::SESSION, 0, body, vec![pidfd.expect("a pidfd of this process")]);
+    }
+
+    /// A session ends.
+    pub fn end_session(&mut self, number: usize) {
+        let Some(&issuer) = self.sessions.iter().nth(number) else { return };
+        self.sessions.remove(&issuer);
+        self.broker.handle(Event::SessionEnded(issuer));
+        self.expire_tickets();
+    }
+
+    /// Takes note of tickets that were issued, and of those that are of no use any more.
+    fn expire_tickets(&mut self) {
+        for client in self.clients.iter_mut().flatten() {
+            let uid = self.broker.clients[&client.key].user.uid;
+            let issuer = client.key;
+            let new = client.issued.drain(..);
+            self.tickets.extend(new.map(|held| WorldTicket {
+                held,
+                issuer,
+                uid,
+                is_redeemed: false,
+                is_expired: false,
+            }));
+        }
+        for ticket in &mut self.tickets {
+            let is_issuer_there = self.broker.clients.contains_key(&ticket.issuer);
+            ticket.is_expired |= !is_issuer_there && !self.sessions.contains(&ticket.issuer);
+        }
     }
 
     /// Leases that a client does not hold.
@@ -413,8 +509,17 @@ impl World {
     /// What holds at any time: nobody writes where a client reads, or where somebody else writes; memory is within
     /// its quota; each side knows of the same requests.
     pub fn check(&mut self) {
-        let mut used: Vec<(u64, u64, u64)> =
+        self.expire_tickets();
+        // Several may have the same slot, by tickets.
+        let mut slots: BTreeSet<(u64, u64, u64)> =
             self.clients.iter().flatten().flat_map(SimulatedClient::slots).collect();
+        let is_due = |ticket: &&WorldTicket| {
+            let is_issuer_there = self.broker.clients.contains_key(&ticket.issuer);
+            is_issuer_there && !ticket.is_redeemed && !ticket.is_expired
+        };
+        slots.extend(self.tickets.iter().filter(is_due).map(|ticket| ticket.held.slot));
+        slots.extend(self.haunted.iter().map(|haunted| haunted.slot));
+        let mut used: Vec<(u64, u64, u64)> = slots.into_iter().collect();
         for engine in self.engines.iter().filter(|engine| engine.is_alive()) {
             used.extend(engine.writes());
         }
@@ -428,7 +533,8 @@ impl World {
             let known = &self.broker.clients[&client.key];
             let usage = known.memory.usage();
             assert!(usage.arena_bytes <= known.memory.quota_bytes());
-            assert_eq!(usage.lease_count, client.leases().count() as u64);
+            let lease_count = usage.lease_count + known.borrowed.usage().0;
+            assert_eq!(lease_count, client.leases().count() as u64);
             assert_eq!(known.request_count, client.unanswered.len() as u64);
         }
         self.broker.audit().expect("tables that agree");
@@ -489,6 +595,9 @@ impl World {
         for client in 0..CLIENTS_MAX {
             self.disconnect(client, false).await;
         }
+        while !self.sessions.is_empty() {
+            self.end_session(0);
+        }
         self.answer_everything().await;
         for engine in self.engines.iter().filter(|engine| engine.is_alive() && !engine.is_doomed()) {
             assert_eq!(engine.known_count().1, 0, "an engine keeps the arenas of clients that are gone");
@@ -499,6 +608,7 @@ impl World {
             self.answer_everything().await;
         }
         self.pass(Duration::ZERO);
+        self.outcome.tickets_redeemed = self.broker.totals.tickets_redeemed;
         self.check_nothing_is_left();
         self.outcome
     }
@@ -517,6 +627,10 @@ impl World {
             ("files", broker.catalog.len()),
             ("files to be given back", broker.leavings.len()),
             ("arenas without clients", broker.detached.len()),
+            ("tickets", broker.tickets.len()),
+            ("issuers of tickets", broker.tickets.issuers().count()),
+            ("sessions", broker.sessions.len()),
+            ("arenas of others", broker.borrowers.len()),
             ("accounts of users", broker.quotas.iter().count()),
             ("gates of users", broker.gates.len()),
             ("calls of helpers", broker.helpers.counts().count()),
