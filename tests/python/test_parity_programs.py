@@ -21,17 +21,19 @@ from support import SUBJECT, Daemon, Reference, assert_same
 only_ours = pytest.mark.skipif(SUBJECT == "torchcodec", reason="TorchCodec's decoders cannot be pickled")
 
 SEED = 20_26
-PROGRAM_COUNT = 300
+PROGRAM_COUNT = 250
 
 
 @only_ours
-@pytest.mark.timeout(600)
+# Half a minute on two idle processors.
+@pytest.mark.timeout(1800)
 def test_a_few_hundred_programs_have_torchcodecs_answers(daemon: Daemon, tmp_path: Path) -> None:
     programs = (generator.program(SEED, number) for number in range(PROGRAM_COUNT))
     process_count = min(2, len(os.sched_getaffinity(0)))
     report = pool.run_all(programs, process_count=process_count, log=tmp_path / "log")
     assert report.program_count == PROGRAM_COUNT
-    assert report.differences == []
+    words = [f"{found['words']}: {found.get('shortest', found['program'])}" for found in report.differences]
+    assert not words, "\n".join(words)
     # They were about something: most of the calls, and most of the files.
     assert report.calls.keys() >= {"get_frames_at", "get_frames_played_at", "[]", "pickle", "submit"}
     assert len(report.clips) > len(clips.all_clips()) // 2
@@ -97,10 +99,12 @@ def test_frames_in_order_are_those_that_torchcodec_seeks(media: Path, clip: str)
     times = [begin + (end - begin) * step / 100 for step in range(100)]
     assert_same(in_order.get_frames_played_at(times), seeking.get_frames_played_at(times))
     for start in times[::7]:
-        assert_same(in_order.get_frame_played_at(start), seeking.get_frame_played_at(start))
+        stop = (start + end) / 2
         for fps in (None, 12):
-            stop = (start + end) / 2
             assert_same(
                 in_order.get_frames_played_in_range(start, stop, fps),
                 seeking.get_frames_played_in_range(start, stop, fps),
             )
+    # Last, because TorchCodec does not take note of where these lead it.
+    for seconds in times:
+        assert_same(in_order.get_frame_played_at(seconds), seeking.get_frame_played_at(seconds))

@@ -45,7 +45,7 @@ class InOrder:
             dtype = options.get("output_dtype", torch.uint8)
             self._frames = _frames_in_order(file, stream_index, dtype)
         self._pts = [frame.pts_seconds for frame in self._frames]
-        self._half_tick_seconds = float(_tick_seconds(file, stream_index)) / 2
+        self._tick_seconds = _tick_seconds(file, stream_index)
 
     def __len__(self) -> int:
         return self.metadata.num_frames
@@ -70,7 +70,9 @@ class InOrder:
     def get_frame_played_at(self, seconds: Any) -> Any:
         """The frame that plays at this time; in a gap between frames the next one."""
         for place, frame in enumerate(self._frames):
-            if frame.pts_seconds + frame.duration_seconds > float(seconds):
+            # In whole ticks, so that one frame ends exactly when the next begins.
+            ticks = round((frame.pts_seconds + frame.duration_seconds) / self._tick_seconds)
+            if float(ticks * self._tick_seconds) > float(seconds):
                 return self._frame(place)
         raise RuntimeError("no frame plays then")
 
@@ -108,7 +110,7 @@ class InOrder:
             return index
         # In whole ticks, as the container counts.
         seconds = self.metadata.begin_stream_seconds + index / self.metadata.average_fps
-        return bisect.bisect_left(self._pts, seconds - self._half_tick_seconds)
+        return bisect.bisect_left(self._pts, seconds - float(self._tick_seconds) / 2)
 
     def _place_at(self, seconds: float) -> int:
         if self._is_exact:
