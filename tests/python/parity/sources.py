@@ -57,7 +57,7 @@ def source(name: str, file: Path) -> Any:
     return SOURCES[name](file)
 
 
-def mappings(file: Path, stream_index: int | None, *, form: str, count: int, prefix: str) -> Any:
+def mappings(file: Path, stream_index: int, *, form: str, count: int, prefix: str) -> Any:
     """Where the first `count` frames of a stream are, as JSON in one of its forms.
 
     `prefix` is "" or "pkt_", which older versions of ffprobe put before its names.
@@ -71,10 +71,9 @@ def mappings(file: Path, stream_index: int | None, *, form: str, count: int, pre
 
 
 @functools.cache
-def _frames(file: str, stream_index: int | None) -> list[tuple[int, int, int]]:
+def _frames(file: str, stream_index: int) -> list[tuple[int, int, int]]:
     """The pts, duration and kind of all frames, in the order of the pts, as the container's packets say."""
-    stream = "v:0" if stream_index is None else str(stream_index)
-    command = ["ffprobe", "-v", "quiet", "-select_streams", stream, "-of", "json", file]
+    command = ["ffprobe", "-v", "quiet", "-select_streams", str(stream_index), "-of", "json", file]
     command += ["-show_entries", "packet=pts,dts,duration,flags"]
     packets = json.loads(subprocess.run(command, capture_output=True, check=False).stdout or "{}")
     return sorted(
