@@ -120,7 +120,7 @@ impl Link {
             }
             (Some(Reply::SourceOpened(opened)), Expected::SourceOpened) => Ok(Answer::SourceOpened(opened)),
             (Some(Reply::Frames(reply)), Expected::Redeemed(layouts)) => {
-                self.take_redeemed(inbound, reply, layouts)?.map(Answer::Frames)
+                self.take_redeemed(inbound, &reply, layouts)?.map(Answer::Frames)
             }
             (Some(Reply::Status(status)), Expected::Status) => Ok(Answer::Status(status)),
             (Some(Reply::KeyFrames(frames)), Expected::KeyFrames) => Ok(Answer::KeyFrames(frames)),
@@ -163,14 +163,14 @@ impl Link {
     fn take_redeemed(
         self: &Arc<Self>,
         inbound: &Inbound,
-        reply: FramesReply,
+        reply: &FramesReply,
         layouts: &[PartLayout],
     ) -> Result<Result<Frames, Error>, Closed> {
-        let slot = inbound.slot(&reply)?;
+        let slot = inbound.slot(reply)?;
         let check = |layout| PartPlace::check(layout, slot.bytes);
         let places: Option<Vec<PartPlace>> = layouts.iter().map(check).collect();
         let is_valid = places.is_some();
-        let frames = self.take_slot(&reply, slot, places.unwrap_or_default());
+        let frames = self.take_slot(reply, slot, places.unwrap_or_default());
         Ok(if is_valid {
             Ok(frames)
         } else {

@@ -332,7 +332,6 @@ mod tests {
         // The programs must have come somewhere, or they show nothing.
         let total = total.get();
         assert!(total.frames_replies > 100 && total.errors > 100 && total.crashes > 30, "{total:?}");
-        assert!(total.tickets_redeemed > 3, "{total:?}");
     }
 
     #[test]
@@ -342,6 +341,58 @@ mod tests {
         let outcomes =
             programs.iter().map(|program| run(&std::fs::read(program.as_ref().unwrap().path()).unwrap()));
         assert!(outcomes.map(|outcome| outcome.frames_replies).sum::<u64>() > 10);
+    }
+
+    /// What one step of a program that is all about tickets does: most of a program of random bytes is not.
+    async fn hand_around(world: &mut World, step: u8, client: usize, number: usize) {
+        let mut program = Program(&[]);
+        match step {
+            0 => world.connect(client as u32 % 2).await,
+            1..=3 => {
+                if world.sources_of(client).is_none() {
+                    world.open(client, number % world.files.len(), SeekMode::Exact, false);
+                    world.answer_everything().await;
+                }
+                get_frames(world, client, &mut program);
+                world.answer_everything().await;
+            }
+            4 | 5 => world.issue_ticket(client, number),
+            6..=8 => world.redeem_ticket(client, number),
+            9 | 10 => give_back(world, client, number),
+            11 => world.disconnect(client, number.is_multiple_of(2)).await,
+            12 => world.name_session(client),
+            13 => world.end_session(number),
+            14 => world.pass(Duration::from_secs(61)),
+            _ => get_frames(world, client, &mut program),
+        }
+        world.settle().await;
+        world.scribble();
+        world.check();
+    }
+
+    #[test]
+    fn no_way_of_handing_frames_around_breaks_the_broker() {
+        let mut runner =
+            TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
+        let redeemed_count = std::cell::Cell::new(0);
+        let steps = proptest::collection::vec((0..16u8, 0..CLIENTS_MAX, 0..8usize), 0..80);
+        runner
+            .run(&steps, |steps| {
+                let outcome = world::runtime().block_on(async {
+                    let mut world = World::new(1);
+                    for uid in [0, 0, 0, 1] {
+                        world.connect(uid).await;
+                    }
+                    for (step, client, number) in steps {
+                        hand_around(&mut world, step, client, number).await;
+                    }
+                    world.finish().await
+                });
+                redeemed_count.set(redeemed_count.get() + outcome.tickets_redeemed);
+                Ok(())
+            })
+            .unwrap();
+        assert!(redeemed_count.get() > 200, "{}", redeemed_count.get());
     }
 
     /// One client decodes, hands on and decodes again, while others take over, die and leave children behind.
@@ -371,7 +422,7 @@ mod tests {
                 world.scribble();
                 world.check();
                 if round % 5 == 4 {
-                    world.disconnect(1 + round % 2, round % 2 == 0).await;
+                    world.disconnect(1 + round % 2, round.is_multiple_of(2)).await;
                     world.connect(0).await;
                 }
             }

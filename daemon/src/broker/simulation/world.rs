@@ -87,6 +87,8 @@ pub struct World {
     are_starts_held: bool,
     /// Tickets that were issued: by which client of which user, and whether they are of use.
     tickets: Vec<WorldTicket>,
+    /// Clients that have named a session.
+    have_named_session: BTreeSet<u64>,
     /// Clients that have named a session that lives.
     sessions: BTreeSet<u64>,
     /// Memory that the children of clients that are gone may still have mapped.
@@ -120,6 +122,7 @@ impl World {
             orders,
             are_starts_held: false,
             tickets: Vec::new(),
+            have_named_session: BTreeSet::new(),
             sessions: BTreeSet::new(),
             haunted: Vec::new(),
             now,
@@ -274,9 +277,10 @@ impl World {
     /// A client names a session, once.
     pub fn name_session(&mut self, client: usize) {
         let Some(key) = self.clients[client].as_ref().map(|client| client.key) else { return };
-        if !self.sessions.insert(key) {
+        if !self.have_named_session.insert(key) {
             return;
         }
+        self.sessions.insert(key);
         let myself = rustix::process::getpid();
         let pidfd = rustix::process::pidfd_open(myself, rustix::process::PidfdFlags::empty());
         let body = Notice::Session.encode().expect("a notice that fits");
