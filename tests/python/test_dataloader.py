@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import reeld
 import torch
 from reeld.torch import VideoClips, collate
-from support import TWENTY, Daemon, VideoDecoder, digest, eventually, reference_digests
+from support import TWENTY, Daemon, VideoDecoder, digest, eventually, mapping_of, reference_digests
 from torch.utils.data import DataLoader, Dataset
 
 pytestmark = [
@@ -31,6 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
 ]
 
+ARENA = "memfd:reeld-arena"
 FRAMES_PER_SECOND = 25
 SEED = 77
 
@@ -298,6 +300,38 @@ def test_batches_are_pinned_and_moved_as_lightning_does(paths: list[str], worker
             assert [digest(frame) for frame in clip] == expected_digests(paths[number])[:2]
         elsewhere, _ = moved_to_device(batch, torch.device("meta"))
         assert elsewhere.data.device.type == "meta"
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.full)])
+def test_no_pixel_is_copied_on_its_way_from_the_engine_to_the_trainer(
+    paths: list[str], daemon: Daemon, method: str
+) -> None:
+    gc.collect()
+    eventually(lambda: daemon.lease_count() == 0, "the leases of earlier tests are given back")
+    before = daemon.status()["totals"]
+    dataset = VideoClips(paths, frames_per_clip=3, targets=range(20))
+    loader = DataLoader(
+        dataset, batch_size=4, num_workers=2, collate_fn=collate, multiprocessing_context=method
+    )
+
+    def look_at(clips: reeld.FrameBatch, numbers: torch.Tensor) -> None:
+        # The trainer's tensor lies in the memory that the engine wrote for the worker, as one block.
+        data = clips.data
+        assert data.movedim(-3, -1).is_contiguous()
+        assert ARENA in mapping_of(data.data_ptr())
+        assert ARENA in mapping_of(data.data_ptr() + data.nbytes - 1)
+        for number, clip in zip(numbers.tolist(), data, strict=True):
+            assert [digest(frame) for frame in clip] == expected_digests(paths[number])[:3]
+
+    for batch in loader:
+        look_at(*batch)
+        del batch
+    after = daemon.status()["totals"]
+    assert after["bytes_copied_out"] == before["bytes_copied_out"]
+    assert after["results_copied_out"] == before["results_copied_out"]
+    assert after["tickets_redeemed"] == before["tickets_redeemed"] + 5
+    gc.collect()
+    eventually(lambda: daemon.lease_count() == 0, "the memory is given back when the trainer has done")
 
 
 def test_a_batch_that_a_worker_made_lives_longer_than_the_worker(paths: list[str], daemon: Daemon) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import collate as collate_by_type
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from reeld import client
 from reeld.errors import InvalidRequestError
 from reeld.frames import Frame, FrameBatch
 
@@ -22,9 +23,6 @@ from reeld.frames import Frame, FrameBatch
 Sample = Any
 # What frames can consist of, as numpy's array interface calls it.
 _TYPE_STRINGS = {torch.uint8: "|u1", torch.uint16: "<u2", torch.float32: "<f4"}
-# The clips of one reply begin at multiples of this many bytes, one behind the other. A gap that is smaller
-# also lies in one page with what is before or behind it, so that who copies it along touches mapped memory.
-_ALIGNMENT = 64
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -67,16 +65,18 @@ def collate(samples: Sequence[Sample]) -> Sample:
 def _frames(frames: Sequence[Frame], *, collate_fn_map: object = None) -> FrameBatch:
     pts_seconds = torch.tensor([frame.pts_seconds for frame in frames], dtype=torch.float64)
     durations = torch.tensor([frame.duration_seconds for frame in frames], dtype=torch.float64)
-    return FrameBatch(_joined([frame.data for frame in frames]), pts_seconds, durations)
+    return _batch(frames, pts_seconds, durations)
 
 
 def _batches(batches: Sequence[FrameBatch], *, collate_fn_map: object = None) -> FrameBatch:
-    data = _joined([batch.data for batch in batches])
     pts_seconds = torch.stack([batch.pts_seconds for batch in batches])
-    return FrameBatch(data, pts_seconds, torch.stack([batch.duration_seconds for batch in batches]))
+    return _batch(batches, pts_seconds, torch.stack([batch.duration_seconds for batch in batches]))
 
 
-def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+def _batch(
+    parts: Sequence[Frame] | Sequence[FrameBatch], pts_seconds: torch.Tensor, durations: torch.Tensor
+) -> FrameBatch:
+    tensors = [part.data for part in parts]
     kinds = {(tuple(tensor.shape), tensor.dtype) for tensor in tensors}
     if len(kinds) > 1:
         found = ", ".join(sorted(f"{shape} of {dtype}" for shape, dtype in kinds))
@@ -85,11 +85,16 @@ def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
             "video, and give its decoder transforms that make all of one size."
         )
     view = _one_view(tensors)
-    return _copy(tensors) if view is None else view
+    if view is None:
+        return FrameBatch(_copy(tensors), pts_seconds, durations)
+    batch = FrameBatch(view, pts_seconds, durations)
+    # So that it can be handed to another process without a copy, if all of it lies there.
+    batch._memory = parts[0]._memory
+    return batch
 
 
 def _one_view(tensors: list[torch.Tensor]) -> torch.Tensor | None:
-    """All tensors as one, where they lie one behind the other in memory; else None."""
+    """All tensors as one, where they lie one behind the other in memory without a gap; else None."""
     first = tensors[0]
     if len(tensors) == 1:
         return first.unsqueeze(0)
@@ -101,11 +106,9 @@ def _one_view(tensors: list[torch.Tensor]) -> torch.Tensor | None:
     spans = ((size - 1) * stride for size, stride in zip(first.shape, strides, strict=True))
     extent_bytes = sum(spans) + value_bytes
     addresses = [tensor.data_ptr() for tensor in tensors]
-    step = addresses[1] - addresses[0]
-    is_even = all(after - before == step for before, after in itertools.pairwise(addresses))
-    if not is_even or not 0 <= step - extent_bytes < _ALIGNMENT or step % value_bytes:
+    if any(after - before != extent_bytes for before, after in itertools.pairwise(addresses)):
         return None
-    return torch.from_numpy(np.asarray(_Joint(tensors, (step, *strides))))
+    return torch.from_numpy(np.asarray(_Joint(tensors, (extent_bytes, *strides))))
 
 
 class _Joint:
@@ -125,6 +128,7 @@ class _Joint:
 
 def _copy(tensors: list[torch.Tensor]) -> torch.Tensor:
     """All tensors stacked; in a worker process into shared memory, as ``default_collate`` does it."""
+    client._count_copy(sum(tensor.nbytes for tensor in tensors))
     if tensors[0].stride(-3) != 1 or tensors[0].shape[-3] == 1:
         return default_collate(tensors)
     # Channels are the innermost in memory though not in the shape: so it shall be in the batch.
