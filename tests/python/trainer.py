@@ -121,9 +121,9 @@ class Training:
             yield batch
 
     def normal(self) -> None:
-        """Two epochs, with other clips in each."""
+        """Two epochs with other clips in each where workers outlive the first one, else one."""
         loader = self.loader()
-        for epoch in range(2):
+        for epoch in range(2 if self.plan["is_persistent"] else 1):
             for _batch in self.epoch(loader, epoch):
                 pass
 
@@ -193,6 +193,8 @@ class Endless:
 def main() -> None:
     """Does what the plan says, then tells what is left."""
     torch.set_num_threads(1)
+    # Or each worker would import torch by itself, which takes a second.
+    multiprocessing.set_forkserver_preload(["torch"])
     plan = json.loads(sys.argv[1])
     training = Training(plan)
     getattr(training, plan["outcome"])()
