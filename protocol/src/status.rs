@@ -60,8 +60,8 @@ pub struct Status {
     pub users: Vec<UserStatus>,
     /// Bytes that all arenas together may have.
     pub memory_bytes_max: u64,
-    /// Bytes of arenas that no client has any more, but an engine still may write to. They count against the
-    /// limit too.
+    /// Bytes of arenas that their clients have given up, but an engine still may write to, or others have leases or
+    /// tickets for. They count against the limit too.
     pub detached_bytes: u64,
     /// True once the daemon was told to stop: new requests are refused.
     pub is_draining: bool,
@@ -177,7 +177,8 @@ pub struct UserStatus {
     pub source_count: u64,
     /// Bytes of the clients' arenas.
     pub arena_bytes: u64,
-    /// Bytes of arenas of clients that are gone, to which an engine still may write.
+    /// Bytes of arenas of clients that are gone, to which an engine still may write, or for which others have leases
+    /// or tickets.
     pub detached_bytes: u64,
     /// Bytes that all of these may have together.
     pub memory_bytes_max: u64,

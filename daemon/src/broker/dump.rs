@@ -60,6 +60,8 @@ impl Broker {
             indexes = catalog.indexes,
             index_bytes = catalog.index_bytes,
             arenas = self.arenas.len(),
+            arenas_of_nobody = self.detached.len(),
+            tickets = self.tickets.len(),
             "state: whole"
         );
         let totals = self.totals;
@@ -78,6 +80,10 @@ impl Broker {
             engine_restarts = self.engines.restart_count(),
             retries = totals.retries,
             stray_releases = totals.stray_releases,
+            tickets_issued = totals.tickets_issued,
+            tickets_redeemed = totals.tickets_redeemed,
+            tickets_expired = totals.tickets_expired,
+            bytes_copied_out = totals.bytes_copied_out,
             "state: totals since the start"
         );
     }
@@ -165,6 +171,8 @@ fn dump_client(client: &Client, now: Instant) {
         filling = usage.filling_count,
         quarantined = usage.quarantined_count,
         arenas = client.arenas.len(),
+        lent = usage.lent_count,
+        borrowed = client.borrowed.usage().0,
         arena_bytes = usage.arena_bytes,
         quota_bytes = client.memory.quota_bytes(),
         "state: client"

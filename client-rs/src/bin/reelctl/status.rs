@@ -56,7 +56,7 @@ fn to_text(status: &Status) -> String {
         status.slow_turn_count
     );
     text += &format!(
-        "{} of shared memory is the limit; {} wait for an engine to let go of them\n",
+        "{} of shared memory is the limit; {} are those of clients that are gone, for engines or tickets\n",
         size(status.memory_bytes_max),
         size(status.detached_bytes)
     );
