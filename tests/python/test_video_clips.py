@@ -13,7 +13,9 @@ import pytest
 import reeld
 import torch
 from reeld.torch import VideoClips, collate
+from reeld.transforms import Resize
 from support import TWENTY, Daemon, Reference, digest, eventually, run_together
+from torchcodec.transforms import Resize as ReferenceResize
 
 # All of these have 30 frames at 25 per second.
 FRAME_COUNT = 30
@@ -96,6 +98,18 @@ def test_options_reach_the_decoder(paths: list[str]) -> None:
     options: dict[str, Any] = {"dimension_order": "NHWC", "output_dtype": torch.float32}
     clip = VideoClips(paths[:1], frames_per_clip=2, seek_mode="approximate", **options)[0]
     assert torch.equal(clip.data, Reference(paths[0], **options).get_frames_at([0, 1]).data)
+
+
+def test_transforms_make_one_batch_of_videos_of_different_sizes(paths: list[str], media: Path) -> None:
+    videos = [paths[0], str(media / "h264_bframes.mp4"), str(media / "odd_width.webm")]
+    dataset = VideoClips(videos, frames_per_clip=2, transforms=[Resize((48, 64))])
+    copied_before = reeld.statistics()["bytes_copied_out"]
+    batch = collate(dataset.__getitems__([0, 1, 2]))
+    assert batch.data.shape == (3, 2, 3, 48, 64)
+    assert reeld.statistics()["bytes_copied_out"] == copied_before
+    for video, clip in zip(videos, batch.data, strict=True):
+        expected = Reference(video, transforms=[ReferenceResize((48, 64))]).get_frames_at([0, 1]).data
+        assert torch.equal(clip, expected)
 
 
 # --------------------------------------------------------------------------------------- randomness
