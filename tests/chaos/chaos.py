@@ -188,7 +188,6 @@ class Chaos:
         """Starts the client of this number, or its successor."""
         channel, say = os.pipe()
         stopped, stop = os.pipe()
-        os.set_inheritable(say, True)
         seed = self.random.getrandbits(63)
         log = self.folder / f"client-{number}.log"
         is_rust = number % RUST_EVERY == RUST_EVERY - 1
@@ -219,7 +218,14 @@ class Chaos:
                 height, width = clip.pixels.shape[1:3]
                 command += [str(clip.path), str(clip.reference), f"{height}x{width}"]
         with log.open("ab") as errors:
-            return subprocess.Popen(command, stdin=stopped, stdout=say, stderr=errors).pid
+            streams = ((stopped, 0), (say, 1), (errors.fileno(), 2))
+            # No Popen: one that is dropped is collected by the next, and its exit status with it.
+            return os.posix_spawnp(
+                command[0],
+                command,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for source, target in streams],
+            )
 
     def fork_python(self, number: int, seed: int, stopped: int, say: int, log: Path) -> int:
         """A client in Python: forked, so that what it needs is imported already."""
