@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from support import MEDIA, REPOSITORY, SUBJECT, Daemon
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full` runs what takes too long for each change."""
     parser.addoption("--full", action="store_true", help="also run the tests marked `full`")
+
+
+def pytest_configure() -> None:
+    """Lets programs that tests start hear Ctrl-C, also where a shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
