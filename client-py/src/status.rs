@@ -70,6 +70,7 @@ fn totals<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>>
             ("requests_failed", totals.requests_failed),
             ("frames_delivered", totals.frames_delivered),
             ("pictures_decoded", totals.pictures_decoded),
+            ("samples_skipped", totals.samples_skipped),
             ("cache_hits", totals.cache_hits),
             ("scans", totals.scans),
             ("runs", totals.runs),

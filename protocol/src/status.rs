@@ -99,6 +99,8 @@ pub struct Totals {
     pub frames_delivered: u64,
     /// Pictures that decoders put out.
     pub pictures_decoded: u64,
+    /// Samples that no decoder got, since nobody wanted their pictures.
+    pub samples_skipped: u64,
     /// Frames that came from a picture cache.
     pub cache_hits: u64,
     /// Files that were scanned.

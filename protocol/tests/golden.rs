@@ -352,6 +352,7 @@ fn status_report() {
             requests_failed: 22,
             frames_delivered: 23,
             pictures_decoded: 24,
+            samples_skipped: 38,
             cache_hits: 25,
             scans: 26,
             runs: 27,

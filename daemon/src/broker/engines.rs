@@ -39,6 +39,9 @@ const SURPLUS_KEPT: Duration = Duration::from_secs(5);
 /// that a warm one is never evicted before its run goes on.
 const PINNED_MAX: usize = 4;
 
+/// Codec threads of one run, unless a client wants another number: more bring little and each holds pictures.
+const THREADS_MAX: u16 = 8;
+
 /// How long the daemon waits for its engines when it ends: a killed process is gone within milliseconds.
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -157,6 +160,18 @@ impl Engines {
     /// True for a run that was begun by an engine which still lives: no other shall do it.
     pub fn awaits_its_own(&self, job: &Job) -> bool {
         job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
+    }
+
+    /// Codec threads for a run that is handed out now: one, and those of the processors that no engine needs. Only
+    /// when nothing else waits, so that nobody waits for a processor who could have had one.
+    pub fn thread_count(&self, wanted: u16, waiting_count: usize) -> u16 {
+        if waiting_count > 0 {
+            return 1;
+        }
+        let busy_count = self.engines.values().filter(|engine| engine.running.is_some()).count();
+        let free_count = self.engine_count_max.saturating_sub(busy_count).max(1);
+        let most = if wanted > 1 { wanted } else { THREADS_MAX };
+        u16::try_from(free_count).unwrap_or(most).min(most)
     }
 
     /// True if some engine could take work now.

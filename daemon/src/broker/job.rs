@@ -88,14 +88,14 @@ pub struct RunKey {
 
 impl Job {
     /// The message for the engine.
-    pub fn run(&self, decode: &Decode) -> Run {
+    pub fn run(&self, decode: &Decode, thread_count: u16) -> Run {
         Run {
             source: self.source,
             stream: decode.stream,
             start: decode.start,
             wanted: decode.pictures.iter().map(|(picture, _)| *picture).collect(),
             looks: decode.looks(),
-            thread_count: decode.thread_count,
+            thread_count,
         }
     }
 

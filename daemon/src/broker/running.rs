@@ -93,6 +93,9 @@ impl Broker {
             // Its client closed the source with requests in flight.
             return self.fail_pictures(&job, &EngineError::Media("the source was closed".into()));
         };
+        let waiting_count = self.queue.len();
+        let threads = |decode: &Decode| self.engines.thread_count(decode.thread_count, waiting_count);
+        let thread_count = if let Task::Decode(decode) = &job.task { threads(decode) } else { 1 };
         let Some(engine) = self.engines.get_mut(key) else { return };
         engine.introduce_source(job.source, entry.identity, &entry.fd);
         let request = match &job.task {
@@ -104,7 +107,7 @@ impl Broker {
                         engine.introduce_arena(arena, granted.bytes, &granted.fd);
                     }
                 }
-                EngineRequest::Decode { job: id, run: job.run(decode) }
+                EngineRequest::Decode { job: id, run: job.run(decode, thread_count) }
             }
         };
         if let Task::Decode(decode) = &job.task {
@@ -256,6 +259,7 @@ impl Broker {
         report: EngineReport,
     ) {
         self.totals.pictures_decoded += report.pictures_decoded;
+        self.totals.samples_skipped += report.samples_skipped;
         self.totals.cache_hits += report.cache_hits;
         if let Some(engine) = self.engines.get_mut(key) {
             engine.report = report;

@@ -28,6 +28,7 @@ const CONVERTED_BYTES_MAX: u64 = 512 * 1024;
 pub struct RunInProgress<D: Device> {
     key: SessionKey,
     start: RunStart,
+    thread_count: u16,
     facts: StreamFacts,
     pending: Pending,
     session: Option<Session<D>>,
@@ -75,8 +76,9 @@ impl<D: Device> RunInProgress<D> {
     pub fn new(workshop: &mut Workshop<D>, run: Run) -> Result<Self, Failure> {
         let facts = workshop.sources.facts(run.source, run.stream.0 as usize)?;
         Ok(RunInProgress {
-            key: SessionKey { source: run.source, stream: run.stream, thread_count: run.thread_count.max(1) },
+            key: SessionKey { source: run.source, stream: run.stream },
             start: run.start,
+            thread_count: run.thread_count.max(1),
             facts,
             pending: Pending::new(facts.time_base, Wanted::all(run.wanted, run.looks)?),
             session: None,
@@ -146,10 +148,11 @@ impl<D: Device> RunInProgress<D> {
     }
 
     fn decode(&mut self, workshop: &mut Workshop<D>, target: Target) {
-        let step = self.aim_at(workshop, target).and_then(Session::step);
-        match step {
+        match self.step_towards(workshop, target) {
             Ok(Step::Picture(picture, shown)) => self.receive(workshop, picture, shown),
             Ok(Step::Fed) => {}
+            Ok(Step::Skipped) => workshop.samples_skipped += 1,
+            Ok(Step::Damaged) => self.begin_again(workshop, target),
             Ok(Step::End) => self.fail(&Failure::NoMorePictures),
             Err(failure) => {
                 self.session = None;
@@ -158,8 +161,12 @@ impl<D: Device> RunInProgress<D> {
         }
     }
 
-    /// The session, on its way to the first wanted picture.
-    fn aim_at(&mut self, workshop: &mut Workshop<D>, target: Target) -> Result<&mut Session<D>, Failure> {
+    /// A step of the session, which is on its way to the first wanted picture.
+    fn step_towards(
+        &mut self,
+        workshop: &mut Workshop<D>,
+        target: Target,
+    ) -> Result<Step<D::Picture>, Failure> {
         // With an index, one seek serves the whole run. Without, each target may be worth a seek of its own,
         // which is decided once for each: the demuxer does not always lead to before the target.
         let is_aimed = match self.start {
@@ -172,10 +179,31 @@ impl<D: Device> RunInProgress<D> {
         };
         if !is_aimed && !session.is_before(self.start, target) {
             self.keeps_all = self.is_revisit(workshop);
-            session.seek(self.start, target)?;
+            self.seek(workshop, &mut session, target)?;
         }
         self.aim = Some(target);
-        Ok(self.session.insert(session))
+        let next_wanted = (!self.keeps_all).then_some(target);
+        self.session.insert(session).step(next_wanted)
+    }
+
+    fn seek(
+        &self,
+        workshop: &mut Workshop<D>,
+        session: &mut Session<D>,
+        target: Target,
+    ) -> Result<(), Failure> {
+        let last = self.pending.last().map_or(target, |last| last.picture.target);
+        session.prepare(&mut workshop.device, self.start, (target, last), self.thread_count)?;
+        session.seek(self.start, target)
+    }
+
+    /// Goes back to where the run begins.
+    fn begin_again(&mut self, workshop: &mut Workshop<D>, target: Target) {
+        let Some(mut session) = self.session.take() else { return };
+        match self.seek(workshop, &mut session, target) {
+            Ok(()) => self.session = Some(session),
+            Err(failure) => self.fail(&failure),
+        }
     }
 
     /// Keeping a picture costs its decoder fresh memory, which makes decoding 20 to 45 % dearer. So those on
@@ -192,7 +220,7 @@ impl<D: Device> RunInProgress<D> {
             return Ok(session);
         }
         let input = workshop.sources.take_input(self.key.source)?;
-        Session::open(&mut workshop.device, input, self.key.stream.0 as usize, self.key.thread_count)
+        Session::open(&mut workshop.device, input, self.key.stream.0 as usize, self.thread_count)
     }
 
     fn receive(&mut self, workshop: &mut Workshop<D>, picture: D::Picture, shown: Shown) {

@@ -7,7 +7,7 @@ use reeld_protocol::metadata::Rational;
 
 use super::device::{Decoder, Device, Picture, Received, Sent};
 use super::failure::Failure;
-use super::media::{self, Rotation};
+use super::media::{self, References, Rotation};
 use super::wanted::{self, Shown};
 use crate::ffi::{MediaInput, Packet};
 use crate::link::{RunStart, Target};
@@ -15,14 +15,20 @@ use crate::link::{RunStart, Target};
 /// The MPEG program stream demuxer starts in the middle of samples after a seek.
 const MISALIGNED_FORMAT: &str = "mpeg";
 
+/// So many frames are worth several codec threads. Each costs a frame that is decoded ahead and not wanted, and what
+/// was decoded with another number of threads cannot be gone on with.
+const LONG_WAY_FRAMES: i64 = 12;
+
 /// A demuxer and a decoder of one stream, and where they are.
 pub struct Session<D: Device> {
     input: MediaInput,
     decoder: D::Decoder,
+    thread_count: u16,
     packet: Packet,
     stream: usize,
     facts: StreamFacts,
     position: Position,
+    references: References,
     /// Present from a seek until it is known to have led to the right place.
     landing: Option<Landing>,
     is_misaligned_after_seek: bool,
@@ -47,6 +53,11 @@ pub enum Step<P> {
     Picture(P, Shown),
     /// The decoder took a sample and has no picture yet.
     Fed,
+    /// A sample was left out, as its picture is not wanted.
+    Skipped,
+    /// Samples are damaged. What a decoder makes up for what is missing may depend on pictures that were left out, and
+    /// on its threads. From the next seek on there is one, and nothing is left out.
+    Damaged,
     /// The stream is over.
     End,
 }
@@ -69,10 +80,12 @@ struct Way {
     keyframe: Option<i64>,
     /// The last picture that came out.
     last: Option<Shown>,
-    /// The largest pts that came out; the last one's, except in streams with broken times.
+    /// The largest pts that came out or was skipped; the last one's, except in streams with broken times.
     pts_max: i64,
-    /// The largest end of the pictures that came out.
+    /// The largest end of the pictures that came out or were skipped.
     end_max: i64,
+    /// A sample was left out.
+    has_skipped: bool,
     /// No samples are left to feed.
     is_draining: bool,
 }
@@ -88,6 +101,7 @@ impl<D: Device> Session<D> {
         let description = input.stream(stream).ok_or(Failure::NoSuchStream { stream })?;
         let codec = description.codec_name();
         let facts = StreamFacts::new(&input, stream)?;
+        let references = References::new(&codec, description.decoder_header());
         let best = input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
         let decoder = device.open_decoder(&input, best, thread_count)?;
         input.keep_only(stream);
@@ -95,10 +109,12 @@ impl<D: Device> Session<D> {
         Ok(Session {
             input,
             decoder,
+            thread_count,
             packet: Packet::new()?,
             stream,
             facts,
             position: Position::Unset,
+            references,
             landing: None,
             is_misaligned_after_seek,
             may_be_misaligned: false,
@@ -132,6 +148,34 @@ impl<D: Device> Session<D> {
         }
     }
 
+    /// Has so many codec threads from the next seek on, if the way there and on to `last` is long enough for them to
+    /// help each other; else one.
+    pub fn prepare(
+        &mut self,
+        device: &mut D,
+        start: RunStart,
+        (first, last): (Target, Target),
+        thread_count: u16,
+    ) -> Result<(), Failure> {
+        let [first, last] = [first, last].map(|target| wanted::cursor(target, self.facts.time_base));
+        let begin = match start {
+            RunStart::Keyframe(keyframe) => Some(keyframe),
+            RunStart::Demuxer => self.input.keyframe_before(self.stream, first),
+        };
+        let way = begin.and_then(|begin| self.facts.frame_count_between(begin, last));
+        let is_long = way.is_none_or(|count| count >= LONG_WAY_FRAMES);
+        let thread_count = if is_long && !self.references.is_distrusted() { thread_count } else { 1 };
+        if thread_count == self.thread_count {
+            return Ok(());
+        }
+        let (stream, codec) = (self.stream, String::new());
+        let best = self.input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
+        self.position = Position::Unset;
+        self.decoder = device.open_decoder(&self.input, best, thread_count)?;
+        self.thread_count = thread_count;
+        Ok(())
+    }
+
     /// Goes to where decoding for `target` begins.
     pub fn seek(&mut self, start: RunStart, target: Target) -> Result<(), Failure> {
         let cursor = wanted::cursor(target, self.facts.time_base);
@@ -145,8 +189,9 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    /// Goes one step forward. After an error the session is of no more use.
-    pub fn step(&mut self) -> Result<Step<D::Picture>, Failure> {
+    /// Goes one step forward. Pictures before `next_wanted` need not come out, if it is given. After an error the
+    /// session is of no more use.
+    pub fn step(&mut self, next_wanted: Option<Target>) -> Result<Step<D::Picture>, Failure> {
         let Position::Live(mut way) = self.position else {
             return Ok(Step::End);
         };
@@ -158,12 +203,15 @@ impl<D: Device> Session<D> {
                 }
                 self.landing = None;
                 self.position = Position::Live(way);
+                if self.decoder.has_complained() {
+                    self.references.distrust();
+                    if way.has_skipped || self.thread_count > 1 {
+                        return Ok(Step::Damaged);
+                    }
+                }
                 Ok(Step::Picture(picture, shown))
             }
-            Received::NeedsSample if !way.is_draining => {
-                self.feed(&mut way)?;
-                Ok(Step::Fed)
-            }
+            Received::NeedsSample if !way.is_draining => self.feed(&mut way, next_wanted),
             Received::NeedsSample | Received::End => {
                 if self.landing.is_some() && self.land_earlier() {
                     return Ok(Step::Fed);
@@ -174,20 +222,27 @@ impl<D: Device> Session<D> {
         }
     }
 
-    fn feed(&mut self, way: &mut Way) -> Result<(), Failure> {
+    fn feed(&mut self, way: &mut Way, next_wanted: Option<Target>) -> Result<Step<D::Picture>, Failure> {
         if !self.read_own_sample()? {
             way.is_draining = true;
             self.position = Position::Live(*way);
-            return self.decoder.send_end();
+            self.decoder.send_end()?;
+            return Ok(Step::Fed);
         }
         match self.landing.as_mut().map(|landing| landing.judge(&self.packet)) {
-            Some(Verdict::TooEarly) => return Ok(()),
-            Some(Verdict::TooLate) if self.land_earlier() => return Ok(()),
+            Some(Verdict::TooEarly) => return Ok(Step::Fed),
+            Some(Verdict::TooLate) if self.land_earlier() => return Ok(Step::Fed),
             Some(Verdict::TooLate | Verdict::Right) | None => {}
+        }
+        if let Some(skipped) = self.skippable(next_wanted) {
+            way.pass(skipped);
+            way.has_skipped = true;
+            self.position = Position::Live(*way);
+            return Ok(Step::Skipped);
         }
         match self.decoder.send(&self.packet)? {
             Sent::Accepted => self.may_be_misaligned = false,
-            Sent::Invalid if self.may_be_misaligned => return Ok(()),
+            Sent::Invalid if self.may_be_misaligned => return Ok(Step::Fed),
             Sent::Invalid => return Err(crate::ffi::Decoder::invalid_sample().into()),
         }
         if self.packet.is_keyframe() && !self.packet.is_discarded() {
@@ -195,7 +250,23 @@ impl<D: Device> Session<D> {
             way.keyframe = Some(way.keyframe.map_or(pts, |keyframe| keyframe.max(pts)));
         }
         self.position = Position::Live(*way);
-        Ok(())
+        Ok(Step::Fed)
+    }
+
+    /// The picture that the sample at hand would bring, if neither it nor any that depends on it is wanted. What
+    /// is wanted are `next_wanted` and later ones. Only a picture before all of them is left out, and none behind
+    /// the last: a session that has arrived can go on from picture to picture.
+    fn skippable(&mut self, next_wanted: Option<Target>) -> Option<Shown> {
+        let is_unreferenced = self.references.is_unreferenced(self.packet.data());
+        let target = next_wanted.filter(|_| is_unreferenced && !self.may_be_misaligned)?;
+        if self.packet.is_keyframe() || self.packet.is_discarded() {
+            return None;
+        }
+        let duration = self.packet.duration_ticks();
+        let shown = Shown { pts: self.packet.pts()?, duration, earlier_end: i64::MIN };
+        let time_base = self.facts.time_base;
+        let is_before = shown.pts < wanted::cursor(target, time_base) && !shown.satisfies(target, time_base);
+        is_before.then_some(shown)
     }
 
     /// False at the end of the file.
@@ -347,26 +418,37 @@ impl Landing {
 
 impl Way {
     fn from(origin: i64) -> Way {
-        Way { origin, keyframe: None, last: None, pts_max: i64::MIN, end_max: i64::MIN, is_draining: false }
+        Way {
+            origin,
+            keyframe: None,
+            last: None,
+            pts_max: i64::MIN,
+            end_max: i64::MIN,
+            has_skipped: false,
+            is_draining: false,
+        }
     }
 
     fn show(&mut self, pts: i64, duration: i64) -> Shown {
         let shown = Shown { pts, duration, earlier_end: self.end_max };
         self.last = Some(shown);
-        self.pts_max = self.pts_max.max(pts);
-        self.end_max = self.end_max.max(shown.end());
+        self.pass(shown);
         shown
     }
 
-    /// True while no picture came out that `target` could mean, or that lies behind it.
+    fn pass(&mut self, shown: Shown) {
+        self.pts_max = self.pts_max.max(shown.pts);
+        self.end_max = self.end_max.max(shown.end());
+    }
+
+    /// True while no picture came out or was skipped that `target` could mean, or that lies behind it.
     fn has_not_passed(&self, target: Target, time_base: Rational) -> bool {
-        self.last.is_none()
-            || match target {
-                Target::AtOrAfter(pts) => self.pts_max < pts,
-                Target::PlayedAt(seconds) => {
-                    time_base.seconds(self.pts_max) <= seconds && time_base.seconds(self.end_max) <= seconds
-                }
+        match target {
+            Target::AtOrAfter(pts) => self.pts_max < pts,
+            Target::PlayedAt(seconds) => {
+                time_base.seconds(self.pts_max) <= seconds && time_base.seconds(self.end_max) <= seconds
             }
+        }
     }
 
     /// True if going forward from here passes all pictures after `keyframe` that did not come out yet, and

@@ -15,15 +15,13 @@ const SESSIONS_PER_STREAM_MAX: usize = 2;
 /// For how many later sessions a run's own is kept for it. A run comes back within a few turns or was cancelled.
 const AWAITED_TURNS_MAX: u64 = 64;
 
-/// The stream and manner of decoding that a session is for.
+/// The stream that a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionKey {
     /// The file.
     pub source: CatalogId,
     /// Its stream.
     pub stream: StreamIndex,
-    /// Codec threads.
-    pub thread_count: u16,
 }
 
 /// Warm sessions. One that is in use is not among them.

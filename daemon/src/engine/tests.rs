@@ -3,6 +3,7 @@
 //! What does not live here: comparison with TorchCodec; that is a Python test's.
 
 mod looks;
+mod skipping;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -24,8 +25,8 @@ use tempfile::TempDir;
 use super::{Settings, serve_in_cage};
 use crate::link::index::Index;
 use crate::link::{
-    ArenaKey, CatalogId, Destination, EngineError, EngineReply, EngineRequest, FileIdentity, JobId,
-    LookIndex, Looks, Run, RunStart, Target, WantedId, WantedPicture,
+    ArenaKey, CatalogId, Destination, EngineError, EngineReply, EngineReport, EngineRequest, FileIdentity,
+    JobId, LookIndex, Looks, Run, RunStart, Target, WantedId, WantedPicture,
 };
 
 const SOURCE: CatalogId = CatalogId(1);
@@ -62,11 +63,11 @@ fn remux(path: &Path, name: &str, arguments: &[&str]) -> PathBuf {
     copy
 }
 
-/// All frames as FFmpeg's own tool converts them.
+/// All frames as FFmpeg's own tool converts them. What it makes of damaged ones depends on its threads.
 fn frames(path: &Path, header: &VideoHeader, pixel_format: &str, pixel_bytes: usize) -> Vec<Vec<u8>> {
     let path = path.to_str().unwrap();
     let output = ["-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", pixel_format, "-"];
-    let bytes = ffmpeg(&[&["-i", path, "-map", "0:v:0"], &output[..]].concat());
+    let bytes = ffmpeg(&[&["-threads", "1", "-i", path, "-map", "0:v:0"], &output[..]].concat());
     let frame_bytes = header.width as usize * header.height as usize * pixel_bytes;
     bytes.chunks_exact(frame_bytes).map(<[u8]>::to_vec).collect()
 }
@@ -79,6 +80,10 @@ struct Broker {
     job: u64,
     /// What runs may name.
     looks: Looks,
+    /// Codec threads of the runs to come.
+    thread_count: u16,
+    /// What all runs have done, and what is held since the last.
+    report: EngineReport,
 }
 
 impl Broker {
@@ -89,7 +94,15 @@ impl Broker {
         thread::spawn(move || serve_in_cage(engine.into(), settings).unwrap());
         let memory = create_arena(ARENA_BYTES).unwrap();
         let arena = Arena::map(&memory, ARENA_BYTES).unwrap();
-        let mut broker = Broker { socket, reader: FrameReader::new(), arena, job: 0, looks: vec![vec![]] };
+        let mut broker = Broker {
+            socket,
+            reader: FrameReader::new(),
+            arena,
+            job: 0,
+            looks: vec![vec![]],
+            thread_count: 0,
+            report: EngineReport::default(),
+        };
         assert!(matches!(broker.receive(), (EngineReply::Ready { .. }, None)));
         broker.send(&EngineRequest::AddArena { arena: ARENA, bytes: ARENA_BYTES }, Some(memory));
         broker
@@ -171,7 +184,8 @@ impl Broker {
         while !open.is_empty() {
             let job = self.next_job();
             let (wanted, looks) = (open.clone(), self.looks.clone());
-            let run = Run { source: SOURCE, stream: STREAM, start, wanted, looks, thread_count: 0 };
+            let thread_count = self.thread_count;
+            let run = Run { source: SOURCE, stream: STREAM, start, wanted, looks, thread_count };
             self.send(&EngineRequest::Decode { job, run }, None);
             let (finished, failed) = self.run_ended();
             turns += 1;
@@ -184,7 +198,12 @@ impl Broker {
 
     fn run_ended(&mut self) -> (Vec<WantedId>, Vec<(WantedId, EngineError)>) {
         match self.receive().0 {
-            EngineReply::RunEnded { finished, failed, .. } => (finished, failed),
+            EngineReply::RunEnded { finished, failed, report, .. } => {
+                let pictures_decoded = self.report.pictures_decoded + report.pictures_decoded;
+                let samples_skipped = self.report.samples_skipped + report.samples_skipped;
+                self.report = EngineReport { pictures_decoded, samples_skipped, ..report };
+                (finished, failed)
+            }
             other => panic!("{other:?} does not answer a run"),
         }
     }

@@ -95,6 +95,11 @@ impl Pending {
         self.wanted.first()
     }
 
+    /// The one that is reached last.
+    pub fn last(&self) -> Option<&Wanted> {
+        self.wanted.last()
+    }
+
     /// Takes out what a picture satisfies.
     pub fn take_satisfied(&mut self, shown: Shown) -> Vec<Wanted> {
         let time_base = self.time_base;

@@ -28,6 +28,8 @@ pub struct Workshop<D: Device> {
     pub revisits: Revisits,
     /// Pictures that decoders put out since the last report.
     pub pictures_decoded: u64,
+    /// Samples that decoders did not get since the last report.
+    pub samples_skipped: u64,
     /// Wanted pictures that came from the cache since the last report.
     pub cache_hits: u64,
 }
@@ -43,6 +45,7 @@ impl<D: Device> Workshop<D> {
             cache: PictureCache::new(settings.cache_bytes_max),
             revisits: Revisits::default(),
             pictures_decoded: 0,
+            samples_skipped: 0,
             cache_hits: 0,
         }
     }
@@ -51,6 +54,7 @@ impl<D: Device> Workshop<D> {
     pub fn report(&mut self) -> EngineReport {
         EngineReport {
             pictures_decoded: std::mem::take(&mut self.pictures_decoded),
+            samples_skipped: std::mem::take(&mut self.samples_skipped),
             cache_hits: std::mem::take(&mut self.cache_hits),
             session_count: self.sessions.count() as u64,
             cache_bytes: self.cache.bytes() as u64,

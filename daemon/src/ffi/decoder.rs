@@ -3,6 +3,7 @@
 //! What does not live here: reading samples and choosing among pictures; that is `engine::session`.
 
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ffmpeg_next::ffi as sys;
 
@@ -17,6 +18,8 @@ pub struct Decoder {
     context: NonNull<sys::AVCodecContext>,
     // Kept between calls that yield no picture, which are about half of them.
     spare: Option<Picture>,
+    // Set by `log`, from the codec's threads as well; the context's `opaque` points to it.
+    complaint: Box<AtomicBool>,
 }
 
 /// What a decoder answers when it is asked for a picture.
@@ -38,7 +41,8 @@ impl Decoder {
         // SAFETY: codecs are static.
         let context = unsafe { sys::avcodec_alloc_context3(best.codec.as_ptr()) };
         let context = NonNull::new(context).ok_or_else(|| FfmpegError::out_of_memory("make a decoder"))?;
-        let decoder = Decoder { context, spare: None };
+        let complaint = Box::new(AtomicBool::new(false));
+        let decoder = Decoder { context, spare: None, complaint };
         // SAFETY: both are alive.
         let code = unsafe { sys::avcodec_parameters_to_context(decoder.as_ptr(), stream.parameters()) };
         check("set up the decoder", code)?;
@@ -48,6 +52,8 @@ impl Decoder {
         unsafe { (*decoder.as_ptr()).thread_count = i32::from(thread_count) };
         // SAFETY: as above.
         unsafe { (*decoder.as_ptr()).pkt_timebase = time_base };
+        // SAFETY: as above. The flag outlives the context, which is freed first.
+        unsafe { (*decoder.as_ptr()).opaque = ptr::from_ref(&*decoder.complaint).cast_mut().cast() };
         // SAFETY: the context was made for this codec; no options.
         let code = unsafe { sys::avcodec_open2(decoder.as_ptr(), best.codec.as_ptr(), ptr::null_mut()) };
         check("open the decoder", code)?;
@@ -111,6 +117,13 @@ impl Decoder {
         unsafe { sys::avcodec_flush_buffers(self.as_ptr()) };
         // Some decoders, HEVC's among them, still put out a picture of before the flush.
         while let Ok(Received::Picture(_)) = self.receive() {}
+        self.complaint.store(false, Ordering::Relaxed);
+    }
+
+    /// True if FFmpeg had something to say of this decoder since the last flush. It marks damaged pictures as such, but only
+    /// when they come out, and pictures that refer to them may come out before.
+    pub fn has_complained(&self) -> bool {
+        self.complaint.load(Ordering::Relaxed)
     }
 
     /// How many pictures the decoder holds back to put them into order.

@@ -169,6 +169,14 @@ impl MediaInput {
         (mark >= 0).then_some(mark)
     }
 
+    /// About when the keyframe is shown that the container's own index puts before a time, in ticks.
+    pub fn keyframe_before(&self, index: usize, pts_ticks: i64) -> Option<i64> {
+        let mark = self.keyframe_mark(index, pts_ticks)?;
+        // SAFETY: the stream belongs to the open context; null is checked.
+        let entry = unsafe { sys::avformat_index_get_entry(self.stream(index)?.as_ptr(), mark).as_ref() };
+        entry.map(|entry| entry.timestamp)
+    }
+
     fn as_ptr(&self) -> *mut sys::AVFormatContext {
         self.context.as_ptr()
     }

@@ -9,6 +9,7 @@ mod error;
 mod file_io;
 mod filter;
 mod input;
+mod log;
 mod packet;
 mod picture;
 mod raw;
@@ -21,6 +22,7 @@ pub use error::FfmpegError;
 pub use file_io::Deadline;
 pub use filter::{FilterGraph, FilterGraphConfig};
 pub use input::{BestStream, MediaInput};
+pub use log::set_log_verbose;
 pub use packet::Packet;
 pub use picture::{Picture, PictureFormat, Window};
 pub use scaler::{Scaler, ScalerConfig};
@@ -56,14 +58,6 @@ impl PixelLayout {
             PixelLayout::Rgb48 => 6,
         }
     }
-}
-
-/// Says whether FFmpeg may write its own log lines to standard error. They are noise about foreign files, so
-/// they are off unless someone looks for them.
-pub fn set_log_verbose(is_verbose: bool) {
-    let level = if is_verbose { sys::AV_LOG_VERBOSE } else { sys::AV_LOG_QUIET };
-    // SAFETY: sets a global integer, which FFmpeg reads atomically.
-    unsafe { sys::av_log_set_level(level) };
 }
 
 /// Names and versions of the linked libraries, as `libavcodec 59.37.100`.

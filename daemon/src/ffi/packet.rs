@@ -33,6 +33,21 @@ impl Packet {
         if pts == sys::AV_NOPTS_VALUE { dts } else { pts }
     }
 
+    /// Presentation time in ticks; none where the container does not store it.
+    pub fn pts(&self) -> Option<i64> {
+        // SAFETY: the packet is alive as long as self.
+        Some(unsafe { (*self.as_ptr()).pts }).filter(|&pts| pts != sys::AV_NOPTS_VALUE)
+    }
+
+    /// The sample's bytes.
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: the packet is alive as long as self.
+        let (data, size) = unsafe { ((*self.as_ptr()).data, (*self.as_ptr()).size) };
+        let Some(size) = usize::try_from(size).ok().filter(|_| !data.is_null()) else { return &[] };
+        // SAFETY: so many bytes lie there until the packet is cleared or filled, which needs it exclusively.
+        unsafe { std::slice::from_raw_parts(data, size) }
+    }
+
     /// How long the picture is shown, in ticks; 0 where unknown.
     pub fn duration_ticks(&self) -> i64 {
         // SAFETY: the packet is alive as long as self.

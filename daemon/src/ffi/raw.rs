@@ -1,14 +1,25 @@
 //! FFmpeg functions declared anew with plain integers where C has enums. The generated bindings use Rust
 //! enums there, and a codec or pixel format that a newer library knows and they do not would be undefined
-//! behaviour. A C enum without negative values is an `int` to the ABI of every target that FFmpeg supports.
+//! behaviour. A C enum without negative values is an `int` to the ABI of every target that FFmpeg supports. A
+//! `va_list` is passed as a pointer on all of them, and called differently in each one's bindings.
 //!
-//! What does not live here: functions without enums; those are used as generated.
+//! What does not live here: other functions; those are used as generated.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use ffmpeg_next::ffi as sys;
 
+/// What FFmpeg calls with each line of its log: context, level, format, arguments.
+pub type LogCallback = unsafe extern "C" fn(*mut c_void, c_int, *const c_char, *mut c_void);
+
 unsafe extern "C" {
+    pub fn av_log_set_callback(callback: Option<LogCallback>);
+    pub fn av_log_default_callback(
+        context: *mut c_void,
+        level: c_int,
+        format: *const c_char,
+        arguments: *mut c_void,
+    );
     pub fn avcodec_get_name(codec_id: c_int) -> *const c_char;
     pub fn av_get_pix_fmt_name(format: c_int) -> *const c_char;
     pub fn av_pix_fmt_desc_get(format: c_int) -> *const sys::AVPixFmtDescriptor;

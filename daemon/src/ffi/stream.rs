@@ -52,6 +52,15 @@ impl Stream<'_> {
         unsafe { raw::static_name(raw::avcodec_get_name(codec)) }.unwrap_or_default()
     }
 
+    /// What the container says to the decoder beforehand, such as parameter sets.
+    pub fn decoder_header(&self) -> &[u8] {
+        // SAFETY: parameters live as long as the stream.
+        let (data, size) = unsafe { ((*self.parameters()).extradata, (*self.parameters()).extradata_size) };
+        let Some(size) = usize::try_from(size).ok().filter(|_| !data.is_null()) else { return &[] };
+        // SAFETY: so many bytes lie there, for as long as the stream lives and self borrows it.
+        unsafe { std::slice::from_raw_parts(data, size) }
+    }
+
     /// Length of a tick in seconds.
     pub fn time_base(self) -> Rational {
         // SAFETY: the stream is alive.

@@ -140,7 +140,7 @@ pub struct Run {
     pub wanted: Vec<WantedPicture>,
     /// What those are named after; at most [`LOOKS_PER_MESSAGE_MAX`].
     pub looks: Looks,
-    /// Codec threads; 0 means one.
+    /// Codec threads that may be used; 0 means one.
     pub thread_count: u16,
 }
 
@@ -222,6 +222,8 @@ pub enum EngineError {
 pub struct EngineReport {
     /// Pictures that decoders put out.
     pub pictures_decoded: u64,
+    /// Samples that no decoder got, since nobody wanted their pictures.
+    pub samples_skipped: u64,
     /// Wanted pictures that came from the cache.
     pub cache_hits: u64,
     /// Sessions that are open now.

@@ -162,6 +162,8 @@ fn totals(totals: &Totals) -> String {
         row([&"requests for frames that failed", &totals.requests_failed]),
         row([&"frames delivered", &totals.frames_delivered]),
         row([&"pictures decoded", &totals.pictures_decoded]),
+        row([&"samples skipped", &totals.samples_skipped]),
+        row([&"pictures decoded per frame delivered", &amplification(totals)]),
         row([&"frames from a cache", &totals.cache_hits]),
         row([&"files scanned", &totals.scans]),
         row([&"runs", &totals.runs]),
@@ -176,6 +178,14 @@ fn totals(totals: &Totals) -> String {
         row([&"results copied by clients", &totals.results_copied_out]),
         row([&"bytes of these", &totals.bytes_copied_out]),
     ])
+}
+
+/// Decode amplification.
+fn amplification(totals: &Totals) -> String {
+    if totals.frames_delivered == 0 {
+        return "-".to_owned();
+    }
+    format!("{:.2}", totals.pictures_decoded as f64 / totals.frames_delivered as f64)
 }
 
 fn to_json(status: &Status) -> Value {
@@ -202,6 +212,7 @@ fn to_json(status: &Status) -> Value {
             "requests_failed": status.totals.requests_failed,
             "frames_delivered": status.totals.frames_delivered,
             "pictures_decoded": status.totals.pictures_decoded,
+            "samples_skipped": status.totals.samples_skipped,
             "cache_hits": status.totals.cache_hits,
             "scans": status.totals.scans,
             "runs": status.totals.runs,

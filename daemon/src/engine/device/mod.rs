@@ -60,6 +60,9 @@ pub trait Decoder {
     fn receive(&mut self) -> Result<Received<Self::Picture>, Failure>;
     /// Forgets everything, after a seek.
     fn flush(&mut self);
+    /// Whether it found something wrong with a sample since it was flushed last. It may have made up what is missing
+    /// from whatever it had.
+    fn has_complained(&self) -> bool;
     /// How many pictures it may hold back before the first comes out.
     fn held_back_count(&self) -> i64;
 }

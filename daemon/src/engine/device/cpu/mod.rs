@@ -77,6 +77,10 @@ impl Decoder for ffi::Decoder {
         self.flush();
     }
 
+    fn has_complained(&self) -> bool {
+        self.has_complained()
+    }
+
     fn held_back_count(&self) -> i64 {
         i64::from(self.reorder_count()) + i64::from(self.frame_thread_count()) - 1
     }
