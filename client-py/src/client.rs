@@ -18,7 +18,7 @@ use crate::pixels::Pixels;
 use crate::spool::{Spool, duplicate};
 use crate::status;
 use crate::video::Video;
-use crate::wait::{interruptibly, wait_for_frames};
+use crate::wait::{interruptibly, wait_for_frames, wait_for_opening};
 
 /// Threads may share it; a forked child connects anew by itself.
 #[pyclass(frozen, module = "reeld._native")]
@@ -96,6 +96,11 @@ impl Client {
         };
         let mapping = mapping.map(|mapping| mapping.mapping.clone());
         let options = OpenOptions { stream, seek_mode, dtype, thread_count, mapping };
+        if let MediaSource::Path(path) = &source
+            && let Some(opening) = py.detach(|| self.client.begin_open(path, &options))
+        {
+            return Ok(Video::new(wait_for_opening(py, &opening)?));
+        }
         let client = self.client.clone();
         Ok(Video::new(interruptibly(py, move || client.open(source, options))?))
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use reeld_client::{Error, Frames, Pending, RequestOptions, Video, Wanted};
+use reeld_client::{Error, Frames, Opening, Pending, RequestOptions, Video, Wanted};
 
 use crate::error::exception;
 
@@ -48,6 +48,16 @@ pub(crate) fn wait_for_frames(py: Python<'_>, pending: &Pending) -> PyResult<Fra
         if let Some(frames) = wait_for_slice(py, pending, SLICE)? {
             return Ok(frames);
         }
+    }
+}
+
+/// The video, however long it takes. An interrupted wait leaves it closed.
+pub(crate) fn wait_for_opening(py: Python<'_>, opening: &Opening) -> PyResult<Video> {
+    loop {
+        if let Some(video) = py.detach(|| opening.wait_timeout(SLICE)) {
+            return video.map_err(|error| exception(&error));
+        }
+        py.check_signals()?;
     }
 }
 

@@ -50,8 +50,12 @@ impl Call {
     }
 
     pub(crate) fn wait_timeout(&self, patience: Duration) -> Option<Outcome> {
+        self.wait_answered_timeout(patience).map(|outcome| outcome.map(|answered| answered.answer))
+    }
+
+    pub(crate) fn wait_answered_timeout(&self, patience: Duration) -> Option<Result<Answered, Error>> {
         match self.held.get() {
-            Some(held) => held.errand.wait(patience).map(|outcome| outcome.map(|answered| answered.answer)),
+            Some(held) => held.errand.wait(patience),
             None => Some(Err(left_to_parent())),
         }
     }

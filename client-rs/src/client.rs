@@ -4,7 +4,7 @@
 //! requests are made again (`errand.rs`). Where daemons may be is in `locate.rs`, for how long one is looked
 //! for in `outage.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,12 +17,13 @@ use crate::call::Call;
 use crate::calls::Answer;
 use crate::connection::Connection;
 use crate::dispatcher::Dispatcher;
-use crate::errand::Errand;
+use crate::errand::{Answered, Errand};
 use crate::error::Error;
 use crate::fork::PerProcess;
 use crate::ledger::ClientStatistics;
 use crate::link::SLICE;
 use crate::locate::{self, Home, Redialled};
+use crate::opening::Opening;
 use crate::options::{OpenOptions, RequestOptions};
 use crate::outage::{Outage, RECONNECT_FOR};
 use crate::pending::Pending;
@@ -207,6 +208,12 @@ impl Client {
         Video::new(self.clone(), source.into(), options)
     }
 
+    /// Begins to open a video, if that can be done without waiting for anything: none where it may not, and where it
+    /// fails. For callers who have to look after signals; [`Client::open`] opens whatever can be opened.
+    pub fn begin_open(&self, path: &Path, options: &OpenOptions) -> Option<Opening> {
+        Opening::begin(self, path, options)
+    }
+
     /// Asks for frames of several videos in one request, which fills one stretch of memory, and does not
     /// wait for them. The result has one part for each pair, in this order.
     ///
@@ -348,14 +355,12 @@ impl Client {
         file: SourceFile,
         options: OpenOptions,
     ) -> Result<(Arc<Connection>, SourceOpened), Error> {
-        let answered = Call::start(self.clone(), Ask::Open { file, options: Box::new(options) }, None)?
-            .wait_answered()?;
-        match answered.answer {
-            Answer::SourceOpened(opened) => Ok((answered.connection, *opened)),
-            Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_) => {
-                Err(Error::Protocol("an answer of another kind".into()))
-            }
-        }
+        source_of(self.start_open(file, options)?.wait_answered()?)
+    }
+
+    /// Never waits.
+    pub(crate) fn start_open(&self, file: SourceFile, options: OpenOptions) -> Result<Call, Error> {
+        Call::start(self.clone(), Ask::Open { file, options: Box::new(options) }, None)
     }
 
     /// True unless so much waits to be sent that further requests should not be made.
@@ -496,6 +501,16 @@ impl Client {
              {look_count} times. Start it again",
             self.window().as_secs_f64()
         ))
+    }
+}
+
+/// The source that was opened, and on which connection.
+pub(crate) fn source_of(answered: Answered) -> Result<(Arc<Connection>, SourceOpened), Error> {
+    match answered.answer {
+        Answer::SourceOpened(opened) => Ok((answered.connection, *opened)),
+        Answer::Frames(_) | Answer::Status(_) | Answer::KeyFrames(_) | Answer::Ticket(_) => {
+            Err(Error::Protocol("an answer of another kind".into()))
+        }
     }
 }
 

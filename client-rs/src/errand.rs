@@ -47,6 +47,8 @@ struct State {
     stage: Stage,
     repeat_count: u32,
     is_cancelled: bool,
+    /// Threads that wait for another stage.
+    waiter_count: u32,
     waker: Option<Waker>,
     alarm: Option<Alarm>,
 }
@@ -82,7 +84,8 @@ enum Look {
 
 impl Errand {
     fn new(client: Client, ask: Ask, deadline: Option<Instant>, stage: Stage) -> Arc<Errand> {
-        let state = State { stage, repeat_count: 0, is_cancelled: false, waker: None, alarm: None };
+        let state =
+            State { stage, repeat_count: 0, is_cancelled: false, waiter_count: 0, waker: None, alarm: None };
         Arc::new(Errand { client, ask, deadline, state: Mutex::new(state), progress: Condvar::new() })
     }
 
@@ -180,7 +183,7 @@ impl Errand {
             if left.is_zero() {
                 return;
             }
-            state = self.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.await_change(state, left);
         }
     }
 
@@ -192,6 +195,7 @@ impl Errand {
     fn go_on(&self, stage: Stage) {
         let (waker, unwanted) = {
             let mut state = self.lock();
+            self.announce(&state);
             match state.stage {
                 Stage::Queued => {
                     state.stage = stage;
@@ -200,7 +204,6 @@ impl Errand {
                 Stage::Sent(_) | Stage::Failed(_) | Stage::Over => (None, Some(stage)),
             }
         };
-        self.progress.notify_all();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -327,8 +330,8 @@ impl Errand {
         // What has come by now counts, however late it is asked for.
         if self.is_overdue(grace) && sent.as_ref().is_none_or(|sent| !sent.connection.has_ended(sent.key)) {
             state.stage = Stage::Over;
+            self.announce(&state);
             drop(state);
-            self.progress.notify_all();
             if let Some(sent) = sent {
                 sent.connection.abandon(sent.key);
             }
@@ -341,7 +344,21 @@ impl Errand {
         let state = self.lock();
         if matches!(state.stage, Stage::Queued) {
             let patience = self.time_left(Duration::ZERO).map_or(patience, |left| left.min(patience));
-            drop(self.progress.wait_timeout(state, patience));
+            drop(self.await_change(state, patience));
+        }
+    }
+
+    fn await_change<'a>(&'a self, mut state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        state.waiter_count += 1;
+        let (mut state, _) = self.progress.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+        state.waiter_count -= 1;
+        state
+    }
+
+    /// Tells those who wait for another stage. Not where nobody does: that would cost a system call all the same.
+    fn announce(&self, state: &State) {
+        if state.waiter_count > 0 {
+            self.progress.notify_all();
         }
     }
 
@@ -382,6 +399,7 @@ impl Errand {
                 return;
             }
             state.repeat_count += 1;
+            self.announce(&state);
             let is_to_repeat = !state.is_cancelled && state.repeat_count <= REPEATS_MAX;
             state.stage = if is_to_repeat {
                 Stage::Queued
@@ -392,7 +410,6 @@ impl Errand {
             };
             is_to_repeat
         };
-        self.progress.notify_all();
         sent.connection.abandon(sent.key);
         if is_to_repeat {
             self.client.dispatch(self);
@@ -424,9 +441,9 @@ impl Errand {
             let mut state = self.lock();
             state.waker = None;
             state.alarm = None;
+            self.announce(&state);
             std::mem::replace(&mut state.stage, Stage::Over)
         };
-        self.progress.notify_all();
         if let Stage::Sent(sent) = stage {
             sent.connection.abandon(sent.key);
         }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use reeld_protocol::message::{FramesReply, Message, Reply};
+use reeld_protocol::vigil::Vigil;
 use reeld_protocol::{Arena, ArenaId, Frame, FrameReader, Notice, Received};
 use rustix::net::RecvFlags;
 
@@ -24,6 +25,8 @@ const ARENAS_MAX: usize = 8192;
 pub(crate) struct Inbound {
     reader: FrameReader,
     arenas: HashMap<ArenaId, Arc<Arena>>,
+    /// Of the threads that lead, one after the other.
+    pub(crate) vigil: Vigil,
 }
 
 /// What one message says.
@@ -46,7 +49,7 @@ pub(crate) struct Slot {
 impl Inbound {
     /// Goes on with the reader of the handshake: arenas may have come right behind it.
     pub(crate) fn new(reader: FrameReader) -> Inbound {
-        Inbound { reader, arenas: HashMap::new() }
+        Inbound { reader, arenas: HashMap::new(), vigil: Vigil::default() }
     }
 
     /// Reads once.

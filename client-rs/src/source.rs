@@ -14,6 +14,7 @@ use reeld_protocol::frame::OutgoingFd;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::error::Error;
+use crate::nearby;
 use crate::spool::Spool;
 
 /// Where media come from.
@@ -133,6 +134,14 @@ impl SourceFile {
         Ok(SourceFile { fd: Arc::new(fd), label: shorten(label), is_memory, first_seen })
     }
 
+    /// A file of which the kernel alone has all that is asked; none where anything might have to be waited for.
+    pub(crate) fn open_at_once(path: &Path) -> Option<SourceFile> {
+        let fd = nearby::open_at_once(path)?;
+        let first_seen = version(fd.as_fd()).ok();
+        let label = shorten(path.to_string_lossy().into_owned());
+        Some(SourceFile { fd: Arc::new(fd), label, is_memory: false, first_seen })
+    }
+
     /// Whether another daemon would find what the first one found. Metadata may be equal where the content
     /// is not, so comparing those alone is not enough. May take long on a file system that does.
     pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
@@ -176,6 +185,7 @@ fn open_path(path: &Path) -> Result<OwnedFd, Error> {
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::io(path, errno))?;
     check_regular(fd.as_fd()).map_err(|error| Error::io(path, error))?;
     rustix::fs::fcntl_setfl(&fd, OFlags::empty()).map_err(|errno| Error::io(path, errno))?;
+    nearby::note(&fd);
     Ok(fd)
 }
 

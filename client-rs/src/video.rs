@@ -96,7 +96,17 @@ impl Video {
             return Err(Error::InvalidRequest(message.into()));
         }
         let file = SourceFile::open(source)?;
-        let (connection, opened) = client.open_source(file.clone(), options.clone())?;
+        let opened = client.open_source(file.clone(), options.clone())?;
+        Video::opened(client, file, options, opened)
+    }
+
+    /// One that a connection has opened.
+    pub(crate) fn opened(
+        client: Client,
+        file: SourceFile,
+        options: OpenOptions,
+        (connection, opened): (Arc<Connection>, SourceOpened),
+    ) -> Result<Video, Error> {
         let source = opened.source;
         let metadata = VideoMetadata::new(opened)?;
         let (dtype, frame_size) =

@@ -108,6 +108,7 @@ pub struct FrameReader {
     strays: Vec<OwnedFd>,
     /// Where in the buffer reads begin and end that have lost descriptors.
     lossy_reads: Vec<(usize, usize)>,
+    is_drained: bool,
 }
 
 impl FrameReader {
@@ -131,6 +132,8 @@ impl FrameReader {
         self.strays.clear();
         self.make_room();
         let mut ancillary = RecvAncillaryBuffer::new(space);
+        self.is_drained = false;
+        let room = self.buffer.len() - self.end;
         let mut slices = [IoSliceMut::new(&mut self.buffer[self.end..])];
         let message = recvmsg(socket, &mut slices, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
         let is_lossy = message.flags.contains(ReturnFlags::CTRUNC);
@@ -141,6 +144,7 @@ impl FrameReader {
             }
         }
         let count = self.fds.len() - before;
+        self.is_drained = message.bytes < room && count == 0 && !is_lossy;
         if count > FDS_MAX {
             let count = u8::try_from(count).unwrap_or(u8::MAX);
             return Err(io::Error::new(io::ErrorKind::InvalidData, FrameError::TooManyFds { count }));
@@ -202,6 +206,12 @@ impl FrameReader {
     /// True while no byte waits to become part of a message.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// True where the last read took all that was there. The kernel ends a read early only where the buffer is full
+    /// or where descriptors came.
+    pub fn is_drained(&self) -> bool {
+        self.is_drained
     }
 
     /// True if the message that begins here came with a read that lost descriptors: they are sent with a

@@ -1,7 +1,9 @@
 //! The wire protocol of reeld, as both sides see it: framing, messages, sockets that carry file
 //! descriptors, arenas and error codes. `docs/protocol.md` describes the same for other languages.
 //!
-//! What does not live here: any decision. Who may ask for what, and what is answered, is the daemon's.
+//! And how either side waits for the other: `vigil`.
+//!
+//! What does not live here: any decision about requests. Who may ask for what, and what is answered, is the daemon's.
 
 pub mod arena;
 pub mod codec;
@@ -16,6 +18,7 @@ pub mod metadata;
 pub mod socket;
 pub mod status;
 pub mod transform;
+pub mod vigil;
 
 pub use arena::{Arena, ArenaError, SealedMemfd};
 pub use error::{ErrorCode, WireError};

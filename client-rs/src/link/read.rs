@@ -5,16 +5,17 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reeld_protocol::Received;
 use reeld_protocol::error::ErrorCode;
 use reeld_protocol::message::{Dtype, FramesReply, PartLayout, Reply};
+use reeld_protocol::vigil::AWAKE_FOR;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 
 use super::wait::Turn;
-use super::{Link, SLICE, lock};
+use super::{Link, lock};
 use crate::calls::{Answer, Closed, Expected};
 use crate::error::Error;
 use crate::frames::Frames;
@@ -25,20 +26,23 @@ use crate::memory::Memory;
 
 impl Link {
     pub(super) fn read(self: &Arc<Self>, inbound: &mut Inbound, patience: Duration) -> Result<Turn, Closed> {
-        let mut flags = RecvFlags::empty();
-        // The socket itself waits for a whole slice; for anything else it is asked first.
-        if patience < SLICE || self.has_unsent.load(Ordering::Acquire) {
-            match self.await_socket(patience)? {
-                Some(turn) => return Ok(turn),
-                None => flags = RecvFlags::DONTWAIT,
+        let begin = Instant::now();
+        let is_awake = patience > AWAKE_FOR && inbound.vigil.is_worthwhile();
+        let mut received = if is_awake { self.receive_awake(inbound, begin) } else { None };
+        if received.is_none() {
+            // Not by a read that blocks: that is woken by the daemon's taking of a request, too.
+            if let Some(turn) = self.await_socket(patience)? {
+                return Ok(turn);
             }
+            inbound.vigil.slept(begin.elapsed());
+            received = Some(inbound.receive(&self.socket, RecvFlags::DONTWAIT));
         }
-        match inbound.receive(&self.socket, flags) {
-            Ok(Received::Bytes) => {}
-            Ok(Received::Closed) => {
+        match received {
+            Some(Ok(Received::Bytes)) | None => {}
+            Some(Ok(Received::Closed)) => {
                 return Err(Closed::Lost("the daemon closed the connection".into()));
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 return match error.kind() {
                     io::ErrorKind::WouldBlock => Ok(Turn::Done),
                     io::ErrorKind::Interrupted => Ok(Turn::Interrupted),
@@ -54,6 +58,27 @@ impl Link {
         }
         self.relieve();
         Ok(Turn::Done)
+    }
+
+    /// Reads without sleeping, for a short time. None where nothing comes.
+    fn receive_awake(&self, inbound: &mut Inbound, begin: Instant) -> Option<io::Result<Received>> {
+        // What could not be sent is the matter of whoever sleeps.
+        while !self.has_unsent.load(Ordering::Acquire) {
+            match inbound.receive(&self.socket, RecvFlags::DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                settled => {
+                    inbound.vigil.watched(Some(begin.elapsed()));
+                    return Some(settled);
+                }
+            }
+            if begin.elapsed() >= AWAKE_FOR {
+                break;
+            }
+            // Whoever else is to run on this processor, perhaps the daemon itself, does so now.
+            std::thread::yield_now();
+        }
+        inbound.vigil.watched(None);
+        None
     }
 
     /// Waits until there is something to read; what could not be sent goes out as soon as it can.

@@ -47,6 +47,18 @@ impl Broker {
             listen::refuse(&stream, RefusalCause::Limit, reason);
             return self.helpers.discard(line, stream);
         }
+        let stream = match stream
+            .into_std()
+            .map_err(|error| (None, error))
+            .and_then(|stream| peer::Socket::new(stream).map_err(|(fd, error)| (Some(fd), error)))
+        {
+            Ok(stream) => stream,
+            Err((left, error)) => {
+                tracing::warn!(pid = identity.pid, uid = identity.uid, %error, "a connection cannot be watched");
+                self.quotas.disconnect(user);
+                return self.helpers.discard(line, left);
+            }
+        };
         let limits = &self.settings.limits;
         let quota_bytes = limits.client_memory_mib << 20;
         let of_user = self.gates.entry(user).or_insert_with(|| Gate::new(limits.user_requests_max));

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
 use super::blame::Death;
 use super::helpers::Line;
 use super::job::{Job, User, mix};
-use super::peer::Peer;
+use super::peer::{Peer, Socket};
 use super::spawner::{Order, Process, Spawner};
 use super::{Event, PeerKey};
 use crate::config::Limits;
@@ -236,7 +235,7 @@ impl Engines {
     fn order(&self, key: EngineKey, user: User, now: Instant) -> io::Result<Engine> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let ours = UnixStream::from_std(ours)?;
+        let ours = Socket::new(ours).map_err(|(_, error)| error)?;
         let order = Order { cache_mib: self.cache_mib, memory_mib: self.memory_mib, log: self.log.clone() };
         self.spawner.order(key, order, theirs.into())?;
         let line = Line::User(user.uid);

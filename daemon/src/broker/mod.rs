@@ -4,6 +4,7 @@
 //! | file          | what                                                                  |
 //! |---------------|-----------------------------------------------------------------------|
 //! | `mod`         | the loop: every event goes to one method                              |
+//! | `events`      | how the loop waits for the next event                                 |
 //! | `opening`     | the way of an `OpenSource`: check, probe, scan, answer                |
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `handing`     | the way of a ticket: leases from one client to another                |
@@ -56,6 +57,7 @@ mod descriptors;
 mod drain;
 mod dump;
 mod engines;
+mod events;
 mod frames;
 mod gates;
 mod handing;
@@ -94,6 +96,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -128,9 +132,6 @@ use spawner::Process;
 use switches::Switches;
 use tickets::Tickets;
 use turns::Turns;
-
-/// Events that wait for the loop. When it is full, sockets are not read.
-const EVENTS_MAX: usize = 1024;
 
 /// Whose socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,7 +252,9 @@ pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -
         .max_blocking_threads(helpers::THREADS_MAX)
         .thread_name("reeld-helper")
         .build()?;
-    let result = runtime.block_on(run(settings, reload, ffmpeg_versions));
+    // As a task: what the tasks that read sockets bring is done next, without a look at all sockets in between.
+    let task = runtime.spawn(run(settings, reload, ffmpeg_versions));
+    let result = runtime.block_on(task).unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
     // Nothing is closed here that may be a file on a dead file system, and no helper is waited for that hangs
     // on one: what is left is the kernel's to close when the process ends.
     std::mem::forget(runtime);
@@ -260,7 +263,7 @@ pub fn serve(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -
 
 async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -> io::Result<()> {
     descriptors::raise_limit();
-    let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
+    let (events, mut incoming) = events::channel();
     let (service, listening) = listen(&settings)?;
     let socket = listening.path();
     let signals = Signals::start()?;
@@ -275,13 +278,18 @@ async fn run(settings: Settings, reload: Reload, ffmpeg_versions: Vec<String>) -
     broker.service = service;
     broker.service.ready();
     let mut tick = tokio::time::interval(tending::TICK);
+    // One that is set too early finds nothing to do. To set it anew at each turn would cost more.
+    let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
-        let deadline = broker.next_deadline();
+        let deadline = broker.next_deadline().into();
+        if deadline < alarm.deadline() || alarm.is_elapsed() {
+            alarm.as_mut().reset(deadline);
+        }
         let flow = tokio::select! {
-            event = incoming.recv() => event.map_or(Flow::Stop, |event| broker.turn(|broker| broker.handle(event))),
+            event = incoming.next() => event.map_or(Flow::Stop, |event| broker.turn(|broker| broker.handle(event))),
             signal = signals.next() => broker.turn(|broker| broker.obey(signal)),
             _ = tick.tick() => broker.turn(Broker::tend),
-            () = tokio::time::sleep_until(deadline.into()) => broker.turn(Broker::expire),
+            () = &mut alarm => broker.turn(Broker::expire),
         };
         if flow == Flow::Stop {
             broker.end();

@@ -167,10 +167,11 @@ impl Broker {
             is_first,
             "source opened"
         );
+        self.advance_open(open);
+        // Behind the answer: to wake a helper takes longer than to give one.
         if let Some(surplus) = surplus {
             self.helpers.discard(line, surplus);
         }
-        self.advance_open(open);
     }
 
     /// Takes an open as far as what is known of its file allows, and asks for what is missing.

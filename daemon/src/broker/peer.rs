@@ -5,7 +5,7 @@
 //! helpers. What the messages mean is known to `client` and `engines`.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use reeld_protocol::message::Message;
 use reeld_protocol::{Frame, FrameReader, Outbox, Received};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -31,6 +31,35 @@ const QUEUED_BYTES_MAX: usize = 1 << 20;
 /// connection with half a message, and the connection would outlive everyone who could end it.
 const MESSAGE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long to wait before a full socket is tried again whose readiness for writing cannot be watched.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A connected socket that the loop reads.
+///
+/// It is watched for reading alone. Whoever watches for writing too is woken each time that the other side has taken
+/// a message, though there has been room all the time: three needless wake-ups a request, at 20 us each.
+#[derive(Debug)]
+pub struct Socket(AsyncFd<OwnedFd>);
+
+impl Socket {
+    /// Takes over a connected socket that does not block. Gives it back where it cannot be watched.
+    pub fn new(fd: impl Into<OwnedFd>) -> Result<Socket, (OwnedFd, io::Error)> {
+        let watched = watched(fd.into(), Interest::READABLE);
+        watched.map(Socket)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn watched(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
+    // SAFETY: the descriptor is owned by the `AsyncFd` and open as long as that is registered.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(AsyncFdRegisterError::into_parts)
+}
+
 /// What is left of a connection. With its last copy the kernel closes the descriptors that nobody has read,
 /// which may be those of a file system that does not answer.
 #[derive(Debug)]
@@ -40,7 +69,7 @@ pub struct Remains {
     /// Whose file systems these are.
     pub line: Line,
     #[expect(dead_code, reason = "one of the copies of the socket, kept to be dropped elsewhere")]
-    stream: Arc<UnixStream>,
+    stream: Arc<Socket>,
     #[expect(dead_code, reason = "descriptors that no message claimed, kept to be dropped elsewhere")]
     fds: Vec<OwnedFd>,
 }
@@ -50,7 +79,7 @@ pub struct Remains {
 pub struct Peer {
     key: PeerKey,
     line: Line,
-    stream: Arc<UnixStream>,
+    stream: Arc<Socket>,
     outbox: Outbox,
     is_waiting: bool,
     events: mpsc::Sender<Event>,
@@ -62,7 +91,7 @@ impl Peer {
     pub fn start(
         key: PeerKey,
         line: Line,
-        stream: UnixStream,
+        stream: Socket,
         events: mpsc::Sender<Event>,
         gates: Option<Gates>,
     ) -> Peer {
@@ -118,22 +147,36 @@ impl Peer {
         if self.is_waiting || self.outbox.is_empty() {
             return Ok(());
         }
-        let (stream, outbox) = (&self.stream, &mut self.outbox);
-        match stream.try_io(Interest::WRITABLE, || outbox.send(stream.as_ref(), SendFlags::DONTWAIT)) {
+        match self.outbox.send(self.stream.as_ref(), SendFlags::DONTWAIT) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_waiting = true;
                 let (key, line, stream) = (self.key, self.line, Arc::clone(&self.stream));
                 let events = self.events.clone();
                 tokio::spawn(async move {
-                    // An error shows again at the next attempt to send.
-                    let _ = stream.writable().await;
+                    await_room(stream.as_ref()).await;
                     let _ =
                         events.send(Event::Writable(Remains { key, line, stream, fds: Vec::new() })).await;
                 });
                 Ok(())
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Waits until a socket can be written to again, or has ended: that shows at the next attempt to send.
+async fn await_room(stream: &Socket) {
+    // One descriptor can be watched once: this is another one of the same socket.
+    let copy = stream
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|fd| watched(fd, Interest::WRITABLE).map_err(|(_, error)| error));
+    match copy {
+        Ok(copy) => drop(copy.writable().await.map(|_| ())),
+        Err(error) => {
+            tracing::debug!(%error, "a full socket cannot be watched");
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 }
@@ -157,7 +200,7 @@ impl Drop for Peer {
 struct Reading {
     key: PeerKey,
     line: Line,
-    stream: Arc<UnixStream>,
+    stream: Arc<Socket>,
     events: mpsc::Sender<Event>,
     reader: FrameReader,
 }
@@ -222,7 +265,19 @@ impl Reading {
                 settled => return settled,
             }
         }
-        stream.async_io(Interest::READABLE, || reader.receive(stream, RecvFlags::DONTWAIT)).await
+        loop {
+            let mut ready = stream.0.readable().await?;
+            match reader.receive(stream, RecvFlags::DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                settled => {
+                    // What comes from now on is an event of its own: no need to look whether there is more.
+                    if reader.is_drained() {
+                        ready.clear_ready();
+                    }
+                    return settled;
+                }
+            }
+        }
     }
 
     /// Requests wait while too many are unanswered; notices, which give things back, do not. The end of the
@@ -249,13 +304,13 @@ impl Reading {
     async fn end(&self) {
         loop {
             // Errors of the registration mean that the runtime ends.
-            let Ok(ready) = self.stream.ready(Interest::READABLE).await else { return };
-            if ready.is_read_closed() {
+            let Ok(mut ready) = self.stream.0.readable().await else { return };
+            if ready.ready().is_read_closed() {
                 return;
             }
             // Bytes wait that nobody may read yet. Taking note of them lets the next event through; it is
             // made up for in `receive`.
-            let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            ready.clear_ready();
         }
     }
 }

@@ -130,7 +130,7 @@ pub const KEYS: &[Key] = &[
             store: |settings, count| settings.limits.engine_count_max = Some(count as usize),
         },
         default: Preset::Derived { words: "one for each processor that may be used", example: "4" },
-        doc: "Decoding processes, all users together; also the most threads that decode at once, as far as they are spread by the daemon.",
+        doc: "Decoding processes, all users together, and the most processors that one run may decode on.",
         is_reloadable: true,
         variable: None,
     },

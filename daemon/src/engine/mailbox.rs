@@ -10,6 +10,8 @@ use std::sync::Arc;
 use reeld_protocol::codec::CodecError;
 use reeld_protocol::frame::{Frame, FrameError, FrameReader, Outbox, Received};
 use reeld_protocol::message::Message;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::link::{EngineReply, EngineRequest};
@@ -64,7 +66,8 @@ impl Mailbox {
             if let Some(letter) = self.waiting.pop_front() {
                 return Ok(Some(letter));
             }
-            if self.receive(RecvFlags::empty())? == Some(Received::Closed) {
+            self.await_bytes()?;
+            if self.receive(RecvFlags::DONTWAIT)? == Some(Received::Closed) {
                 return Ok(None);
             }
         }
@@ -90,6 +93,15 @@ impl Mailbox {
     pub fn send(&mut self, reply: &EngineReply, fd: Option<OwnedFd>) -> Result<(), MailboxError> {
         self.outbox.push(reply, 0, fd.map(Arc::new).into_iter().collect())?;
         Ok(self.outbox.send(&self.socket, SendFlags::empty())?)
+    }
+
+    /// Waits until there is something to read. Not by a read that blocks: that is woken by the broker's taking of a
+    /// reply, too, only to fall asleep again.
+    fn await_bytes(&self) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Reads once. None if nothing is there.

@@ -83,8 +83,8 @@ class VideoDecoder:
             FFmpeg prefers.
         dimension_order: ``"NCHW"`` or ``"NHWC"``. Frames lie in memory as NHWC; the former is a permuted
             view of it.
-        num_ffmpeg_threads: More than 1: the most threads that decode for this decoder. A hint: the daemon shares
-            the processors among all, and uses those that are idle.
+        num_ffmpeg_threads: More than 1: the most threads that decode for this decoder. A hint: the daemon
+            shares the processors among all, and uses those that are idle.
         device: ``"cpu"``, or None for torch's default device.
         seek_mode: ``"exact"`` finds frames by an index of the whole file, which the daemon makes once;
             ``"approximate"`` by arithmetic on what the header says.

@@ -24,9 +24,10 @@ use tokio::sync::mpsc;
 
 use super::super::death::Way;
 use super::super::engines::EngineKey;
+use super::super::events::EVENTS_MAX;
 use super::super::helpers::{Done, Line};
 use super::super::spawner::{Order, Process, Spawner};
-use super::super::{Broker, EVENTS_MAX, Event, PeerKey, clock};
+use super::super::{Broker, Event, PeerKey, clock};
 use super::client::{Expected, Haunted, HeldTicket, Redeemed, SimulatedClient};
 use super::engine::{Conclusion, SimulatedEngine, inode_of};
 use super::media::SimulatedFile;
