@@ -66,6 +66,7 @@ mod outbound;
 #[cfg(test)]
 mod peer;
 mod pending;
+mod prefetch;
 mod reader;
 mod socket;
 mod source;

@@ -30,6 +30,10 @@ pub struct Workshop<D: Device> {
     pub pictures_decoded: u64,
     /// Wanted pictures that came from the cache since the last report.
     pub cache_hits: u64,
+    /// Of these, the ones that had been decoded ahead.
+    pub prefetch_hits: u64,
+    /// Pictures that were decoded ahead and kept since the last report.
+    pub pictures_prefetched: u64,
 }
 
 impl<D: Device> Workshop<D> {
@@ -44,6 +48,8 @@ impl<D: Device> Workshop<D> {
             revisits: Revisits::default(),
             pictures_decoded: 0,
             cache_hits: 0,
+            prefetch_hits: 0,
+            pictures_prefetched: 0,
         }
     }
 
@@ -52,6 +58,8 @@ impl<D: Device> Workshop<D> {
         EngineReport {
             pictures_decoded: std::mem::take(&mut self.pictures_decoded),
             cache_hits: std::mem::take(&mut self.cache_hits),
+            prefetch_hits: std::mem::take(&mut self.prefetch_hits),
+            pictures_prefetched: std::mem::take(&mut self.pictures_prefetched),
             session_count: self.sessions.count() as u64,
             cache_bytes: self.cache.bytes() as u64,
         }
