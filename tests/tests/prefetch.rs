@@ -79,9 +79,12 @@ fn frames_of_approximate_mode_may_be_prefetched() {
 /// An engine that has been stopped in the middle of what it decodes ahead.
 fn stopped_at_hints(client: &Client) -> Pid {
     eventually("an engine decodes ahead and is stopped at it", || {
-        let engine = client.status().unwrap().engines.into_iter().find(|engine| {
-            engine.activity == Activity::Decoding
-        })?;
+        let engine = client
+            .status()
+            .unwrap()
+            .engines
+            .into_iter()
+            .find(|engine| engine.activity == Activity::Decoding)?;
         let pid = Pid::from_raw(engine.pid as i32)?;
         kill_process(pid, Signal::STOP).unwrap();
         // It may have been between two turns.
@@ -256,7 +259,9 @@ fn hints_that_no_client_of_ours_gives_are_dropped() {
     ] {
         peer.send(&bytes_of(&Notice::Prefetch(hint), 0));
     }
-    let Some(Reply::Status(status)) = peer.call(2, &Request::Status) else { panic!("the connection goes on") };
+    let Some(Reply::Status(status)) = peer.call(2, &Request::Status) else {
+        panic!("the connection goes on")
+    };
     assert!(status.totals.hints_accepted <= (64 << 20) / (WIDTH * HEIGHT * 2) as u64);
     assert!(status.totals.hints_dropped > 50_000);
     drop(peer);

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+use std::cell::Cell;
 use std::time::Duration;
 
+use proptest::test_runner::{Config, TestRunner};
 use reeld_protocol::Transforms;
 use reeld_protocol::message::{Dtype, GetFrames, Notice, Part, Prefetch, Request, SeekMode, Wanted};
 
 use super::client::{Expected, ExpectedPart};
 use super::engine::Conclusion;
 use super::world::{self, World};
+use super::{CLIENTS_MAX, CONCLUSIONS};
 
 /// Of the first file: forty frames, a keyframe every ten.
 const FRAME_COUNT: u64 = 40;
@@ -170,6 +173,68 @@ fn hint_that_ends_its_engine_or_leads_nowhere_is_not_tried_again() {
             world.finish().await;
         }
     });
+}
+
+/// What one step of a program that is all about hints does.
+async fn stir(world: &mut World, step: u8, client: usize, number: usize) {
+    let there = world.sources_of(client).is_some();
+    let frame = number as u64 * 7 % FRAME_COUNT;
+    let source = number % 2;
+    match step {
+        0 => world.disconnect(client, number.is_multiple_of(2)).await,
+        1..=4 if !there => {
+            world.connect(client as u32 % 2).await;
+            world.open(client, source, SeekMode::Exact, false);
+            world.open(client, 0, SeekMode::Approximate, false);
+            world.answer_everything().await;
+        }
+        1 => hint(world, client, Wanted::IndexRange { start: 0, stop: 12, step: 1 }).await,
+        2 => hint(world, client, Wanted::Indices(vec![frame as i64 % 12, -1])).await,
+        3 => hint(world, client, Wanted::PlayedAt(frame as f64 % 12.0)).await,
+        4 | 5 if there => ask(world, client, frame % 12).await,
+        6 => world.pass(Duration::from_secs(61)),
+        7 => world.engine_ends(number, 11),
+        8 => {
+            if let Some(source) = world.forget_source(client, number) {
+                world.tell(client, &Notice::CloseSource(source));
+            }
+        }
+        9..=13 => {
+            world.conclude(number, CONCLUSIONS[usize::from(step) * 31 % CONCLUSIONS.len()]);
+            world.hear_engine(number);
+        }
+        _ => world.conclude(number, CONCLUSIONS[number % CONCLUSIONS.len()]),
+    }
+    world.settle().await;
+    world.scribble();
+    world.check();
+}
+
+#[test]
+fn no_order_of_hints_and_requests_breaks_the_broker() {
+    let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
+    let total = Cell::new((0, 0, 0));
+    let steps = proptest::collection::vec((0..16u8, 0..CLIENTS_MAX, 0..12usize), 0..120);
+    runner
+        .run(&steps, |steps| {
+            let outcome = world::runtime().block_on(async {
+                let mut world = scene(2).await;
+                for (step, client, number) in steps {
+                    stir(&mut world, step, client, number).await;
+                }
+                world.finish().await
+            });
+            let (replies, hints, crashes) = total.get();
+            total.set((
+                replies + outcome.frames_replies,
+                hints + outcome.hints_accepted,
+                crashes + outcome.crashes,
+            ));
+            Ok(())
+        })
+        .unwrap();
+    let (replies, hints, crashes) = total.get();
+    assert!(replies > 500 && hints > 2000 && crashes > 100, "{:?}", total.get());
 }
 
 #[test]

@@ -352,7 +352,7 @@ mod tests {
         // The programs must have come somewhere, or they show nothing.
         let total = total.get();
         assert!(total.frames_replies > 100 && total.errors > 100 && total.crashes > 30, "{total:?}");
-        assert!(total.hints_accepted > 1000, "{total:?}");
+        assert!(total.hints_accepted > 30, "{total:?}");
     }
 
     #[test]

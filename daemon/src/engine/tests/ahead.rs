@@ -13,7 +13,11 @@ fn ahead(id: u64, target: Target) -> WantedPicture {
 }
 
 /// Runs in as many turns as it takes. What was finished, what failed, and what was done.
-fn run(broker: &mut Broker, start: RunStart, pictures: &[WantedPicture]) -> (Vec<u64>, Vec<u64>, EngineReport) {
+fn run(
+    broker: &mut Broker,
+    start: RunStart,
+    pictures: &[WantedPicture],
+) -> (Vec<u64>, Vec<u64>, EngineReport) {
     let (mut all_finished, mut all_failed, mut sum) = (Vec::new(), Vec::new(), EngineReport::default());
     let mut left = pictures.to_vec();
     while !left.is_empty() {
@@ -43,7 +47,8 @@ fn picture_decoded_ahead_is_served_from_the_cache() {
     let header = video(&media).clone();
     let index = broker.scan();
     let reference = frames(&path, &header, "rgb24", 3);
-    let (start, pts) = (start_of(&index, 25), |position: usize| Target::AtOrAfter(index.entries[position].pts));
+    let (start, pts) =
+        (start_of(&index, 25), |position: usize| Target::AtOrAfter(index.entries[position].pts));
 
     let hints = [ahead(1, pts(23)), ahead(2, pts(27))];
     let (finished, failed, report) = run(&mut broker, start, &hints);
