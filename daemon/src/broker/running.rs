@@ -281,9 +281,11 @@ impl Broker {
         for wanted in finished.iter().filter(|wanted| open.remove(wanted)) {
             self.picture_finished(*wanted);
         }
-        for (wanted, error) in failed.iter().filter(|(wanted, _)| open.remove(wanted)) {
+        for (wanted, error) in failed {
             self.note_lost_source(key, source, error);
-            self.picture_failed(*wanted, error, &label);
+            if open.remove(wanted) {
+                self.picture_failed(*wanted, error, &label);
+            }
         }
         decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
         let is_stalled = finished.is_empty() && report.pictures_decoded == 0 && report.cache_hits == 0;

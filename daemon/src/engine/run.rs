@@ -144,9 +144,10 @@ impl<D: Device> RunInProgress<D> {
 
     /// Puts the session back and hands out what was done, after a last look at the file.
     pub fn end(self, workshop: &mut Workshop<D>) -> Outcome {
-        let RunInProgress { key, pending, session, mut outcome, .. } = self;
+        let RunInProgress { key, awaited_count, session, mut outcome, .. } = self;
         if let Some(session) = session {
-            workshop.sessions.keep(key, session, pending.first().is_some());
+            // Where nobody waits, the place among the warm ones is rather for those for whom somebody does.
+            workshop.sessions.keep(key, session, awaited_count > 0);
         }
         if (!outcome.finished.is_empty() || !outcome.failed.is_empty())
             && let Err(failure) = workshop.sources.check_unchanged(key.source)
@@ -197,8 +198,11 @@ impl<D: Device> RunInProgress<D> {
     /// the way are kept only where the same way is gone a second time.
     fn is_revisit(&self, workshop: &mut Workshop<D>) -> bool {
         match self.start {
-            RunStart::Keyframe(keyframe) => workshop.revisits.note(self.stream(), keyframe),
-            RunStart::Demuxer => false,
+            RunStart::Keyframe(keyframe) if self.awaited_count > 0 => {
+                workshop.revisits.note(self.stream(), keyframe)
+            }
+            // What is decoded ahead is known by name, and is to push out as little as possible.
+            RunStart::Keyframe(_) | RunStart::Demuxer => false,
         }
     }
 
