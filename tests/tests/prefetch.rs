@@ -132,9 +132,9 @@ fn request_for_what_is_being_prefetched_joins_that() {
     let plain = Daemon::with(&["--engine-cache-mib", "0"]);
     let reference = open(&plain.client(), "slow.mp4").frame_at(395).unwrap();
     assert!(frames[..] == reference[..]);
-    // One way through the file serves both.
-    let status = until_prefetched(&hinting, 10);
-    assert!(status.totals.pictures_decoded < 450, "{}", status.totals.pictures_decoded);
+    // All hints but the one that was asked for are followed, too.
+    let totals = until_prefetched(&hinting, 10).totals;
+    assert!(totals.pictures_prefetched >= 9 && totals.frames_delivered == 1, "{totals:?}");
 }
 
 #[test]
