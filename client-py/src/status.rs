@@ -38,6 +38,7 @@ pub(crate) fn report<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'p
     report.set_item("errors", errors(py, &status.errors)?)?;
     report.set_item("log_lines_dropped", status.log_lines_dropped)?;
     report.set_item("tickets_outstanding", status.tickets_outstanding)?;
+    report.set_item("hints_waiting", status.hints_waiting)?;
     Ok(report)
 }
 
@@ -84,6 +85,10 @@ fn totals<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>>
             ("tickets_issued", totals.tickets_issued),
             ("tickets_redeemed", totals.tickets_redeemed),
             ("tickets_expired", totals.tickets_expired),
+            ("hints_accepted", totals.hints_accepted),
+            ("hints_dropped", totals.hints_dropped),
+            ("pictures_prefetched", totals.pictures_prefetched),
+            ("prefetch_hits", totals.prefetch_hits),
         ],
     )
 }

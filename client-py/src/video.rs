@@ -7,7 +7,7 @@ use pyo3::types::{PyBytes, PyDict};
 use reeld_client::Dtype;
 use reeld_client::metadata::{EffectiveMetadata, MediaType};
 
-use crate::error::range_error;
+use crate::error::{exception, range_error};
 use crate::part::Part;
 use crate::transform::Transform;
 use crate::wait::{interruptibly, submit_interruptibly, wait_for_frames};
@@ -108,6 +108,11 @@ impl Video {
     fn key_frames(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
         let video = self.video.clone();
         interruptibly(py, move || video.key_frames())
+    }
+
+    /// Says which frames will be asked for. Never waits.
+    fn prefetch(&self, wanted: &Wanted) -> PyResult<()> {
+        self.video.prefetch(wanted.wanted.clone()).map_err(|error| exception(&error))
     }
 
     /// Asks for frames and waits for them.

@@ -92,7 +92,8 @@ impl Inbound {
             | Notice::CloseSource(_)
             | Notice::Cancel(_)
             | Notice::Session
-            | Notice::Copied { .. } => Err(Closed::Broken("it sent a notice that only clients send".into())),
+            | Notice::Copied { .. }
+            | Notice::Prefetch(_) => Err(Closed::Broken("it sent a notice that only clients send".into())),
         }
     }
 

@@ -68,6 +68,7 @@ mod outbound;
 #[cfg(test)]
 mod peer;
 mod pending;
+mod prefetch;
 mod reader;
 mod socket;
 mod source;

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
+use reeld_protocol::message::Prefetch;
 use reeld_protocol::{LeaseId, Notice, Outbox, SourceId};
 use rustix::net::SendFlags;
 
@@ -22,6 +23,7 @@ pub(crate) enum Returned {
     Lease(ReturnedLease),
     Source(SourceId),
     Cancelled(u64),
+    Hint(Prefetch),
     /// The process on whose behalf tickets are issued.
     Session(OutgoingFd),
 }
@@ -74,6 +76,7 @@ impl Outbound {
                 }
                 Returned::Source(source) => self.push_notice(&Notice::CloseSource(source)),
                 Returned::Cancelled(request) => self.push_notice(&Notice::Cancel(request)),
+                Returned::Hint(hint) => self.push_notice(&Notice::Prefetch(hint)),
                 Returned::Session(process) => {
                     let _ = self.outbox.push(&Notice::Session, 0, vec![process]);
                 }

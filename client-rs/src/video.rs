@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reeld_protocol::message::{Dtype, KEY_FRAMES_PER_REPLY_MAX, SeekMode, SourceOpened, Wanted};
+use reeld_protocol::message::{Dtype, KEY_FRAMES_PER_REPLY_MAX, Prefetch, SeekMode, SourceOpened, Wanted};
 use reeld_protocol::{SourceId, Transform, Transforms};
 
 use crate::ask;
@@ -17,6 +17,7 @@ use crate::frames::Frames;
 use crate::link::{SLICE, SubmitError};
 use crate::options::{FrameRange, OpenOptions, RequestOptions};
 use crate::pending::Pending;
+use crate::prefetch;
 use crate::source::{MediaSource, SourceFile};
 use crate::video_metadata::VideoMetadata;
 
@@ -296,6 +297,36 @@ impl Video {
     /// As [`Client::submit`].
     pub fn submit(&self, wanted: Wanted, options: RequestOptions) -> Result<Pending, Error> {
         self.shared.client.submit(&[(self, wanted)], options)
+    }
+
+    /// Tells the daemon which frames will be asked for, by this process or by others of the same user. Where nobody
+    /// waits for anything else, they are decoded ahead and kept; asking for them then takes no decoding, whatever their
+    /// transforms and dtype are to be. Never waits, and brings no frames.
+    ///
+    /// It is a hint. The daemon drops what is too much (a quarter of the picture caches for one client, and at most 4096
+    /// frames), and forgets it when this client goes. Where the daemon is away, nothing happens.
+    ///
+    /// ```
+    /// # reeld_tests::enter_example_folder();
+    /// use reeld_client::{Video, Wanted};
+    ///
+    /// let video = Video::open("clip.mp4")?;
+    /// video.prefetch(Wanted::Indices(vec![30, 31, -1]))?;
+    /// assert_eq!(video.frames_at(&[30, 31, -1])?.frame_count(), 3);
+    /// # Ok::<(), reeld_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As asking for the frames, as far as that is known here: [`Error::FrameIndex`], [`Error::TimeOutOfRange`],
+    /// [`Error::InvalidRequest`] for a range that is none. Then nothing is prefetched.
+    pub fn prefetch(&self, wanted: Wanted) -> Result<(), Error> {
+        prefetch::check(&wanted, self.metadata())?;
+        if let Some(connection) = self.shared.client.open_connection()
+            && let Some(source) = self.source_at_once(&connection)
+        {
+            connection.hint(Prefetch { source, wanted: prefetch::shortened(wanted) });
+        }
+        Ok(())
     }
 
     fn fetch(&self, wanted: Wanted) -> Result<Frames, Error> {

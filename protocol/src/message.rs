@@ -119,6 +119,19 @@ pub struct GetFrames {
     pub timeout_millis: Option<u64>,
 }
 
+/// Frames that one client may have hinted at and not asked for, and so the most values in one `Prefetch`: a hint for
+/// more than that comes too early.
+pub const PREFETCH_FRAMES_MAX: usize = 4096;
+
+/// `Prefetch`: frames that this client, or another of its user, is going to ask for.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Prefetch {
+    /// An open source of this connection.
+    pub source: SourceId,
+    /// Which frames. Lists in memory are of no use here: no descriptor comes with a hint.
+    pub wanted: Wanted,
+}
+
 /// Indices in one `KeyFrames`: of nine bytes at most each, half a body. Who wants more asks again from there.
 pub const KEY_FRAMES_PER_REPLY_MAX: usize = 4096;
 
@@ -160,7 +173,7 @@ pub enum Request {
 }
 
 /// What either side says without expecting an answer; its request id is 0.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Notice {
     /// Client: these leases are given back.
     Release(Vec<LeaseId>),
@@ -177,6 +190,8 @@ pub enum Notice {
         /// Their bytes.
         bytes: u64,
     },
+    /// Client: a hint. These frames may be decoded ahead, where nobody waits for anything else.
+    Prefetch(Prefetch),
     /// Daemon: an arena of the given length, as one fd, to be mapped once.
     ArenaGranted {
         /// The name that replies use.
@@ -291,6 +306,7 @@ pub mod kind {
     pub const CANCEL: u16 = 34;
     pub const SESSION: u16 = 35;
     pub const COPIED: u16 = 36;
+    pub const PREFETCH: u16 = 37;
     pub const ERROR: u16 = 64;
     pub const SOURCE_OPENED: u16 = 65;
     pub const FRAMES: u16 = 66;
@@ -350,6 +366,7 @@ impl Message for Notice {
             Notice::Cancel(_) => kind::CANCEL,
             Notice::Session => kind::SESSION,
             Notice::Copied { .. } => kind::COPIED,
+            Notice::Prefetch(_) => kind::PREFETCH,
             Notice::ArenaGranted { .. } => kind::ARENA_GRANTED,
             Notice::ArenaRevoked(_) => kind::ARENA_REVOKED,
         }
@@ -362,6 +379,7 @@ impl Message for Notice {
             Notice::Cancel(request) => codec::encode(request),
             Notice::Session => Ok(Vec::new()),
             Notice::Copied { results, bytes } => codec::encode(&(*results, *bytes)),
+            Notice::Prefetch(body) => codec::encode(body),
             Notice::ArenaGranted { arena, bytes } => codec::encode(&(*arena, *bytes)),
             Notice::ArenaRevoked(arena) => codec::encode(arena),
         }
@@ -377,6 +395,7 @@ impl Message for Notice {
                 let (results, bytes) = codec::decode(body)?;
                 Notice::Copied { results, bytes }
             }
+            kind::PREFETCH => Notice::Prefetch(codec::decode(body)?),
             kind::ARENA_GRANTED => {
                 let (arena, bytes) = codec::decode(body)?;
                 Notice::ArenaGranted { arena, bytes }

@@ -75,6 +75,8 @@ pub struct Status {
     pub log_lines_dropped: u64,
     /// Tickets that were issued, not redeemed yet, and did not expire.
     pub tickets_outstanding: u64,
+    /// Frames that clients have hinted at and that are not decoded yet.
+    pub hints_waiting: u64,
 }
 
 /// How many replies had an error code.
@@ -127,6 +129,14 @@ pub struct Totals {
     pub tickets_redeemed: u64,
     /// Tickets that ended without being redeemed.
     pub tickets_expired: u64,
+    /// Frames that clients have hinted at and that are decoded ahead if there is time.
+    pub hints_accepted: u64,
+    /// Frames that clients have hinted at in vain: too many at once, or none that can be had.
+    pub hints_dropped: u64,
+    /// Pictures that were decoded ahead and kept.
+    pub pictures_prefetched: u64,
+    /// Of these, those that were asked for while they were kept: they are among `cache_hits`.
+    pub prefetch_hits: u64,
 }
 
 /// One client.

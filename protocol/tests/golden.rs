@@ -10,7 +10,7 @@ use reeld_protocol::codec::{decode, encode};
 use reeld_protocol::mapping::{self, MappedFrame};
 use reeld_protocol::message::{
     Dtype, FramesReply, GetFrames, GetKeyFrames, KEY_FRAMES_PER_REPLY_MAX, MemoryRange, Message, OpenSource,
-    Part, PartLayout, SeekMode, SourceOpened, Ticket, Wanted, kind,
+    PREFETCH_FRAMES_MAX, Part, PartLayout, Prefetch, SeekMode, SourceOpened, Ticket, Wanted, kind,
 };
 use reeld_protocol::metadata::{
     AudioHeader, ContentMetadata, EffectiveMetadata, MediaMetadata, MediaType, Rational, StreamMetadata,
@@ -129,6 +129,23 @@ fn tickets() {
     assert_golden(&Reply::TicketIssued(ticket()), kind::TICKET_ISSUED, NUMBER);
     assert_golden(&Notice::Session, kind::SESSION, "");
     assert_golden(&Notice::Copied { results: 2, bytes: 70_000 }, kind::COPIED, "02fc70110100");
+}
+
+#[test]
+fn prefetch() {
+    let message = Prefetch { source: SourceId(7), wanted: Wanted::Indices(vec![0, -1, 300]) };
+    assert_golden(&Notice::Prefetch(message), kind::PREFETCH, "07000300 01fb5802");
+}
+
+#[test]
+fn longest_prefetch_fits_into_a_body() {
+    for wanted in [
+        Wanted::Indices(vec![i64::MIN; PREFETCH_FRAMES_MAX]),
+        Wanted::PlayedAtEach(vec![f64::MAX; PREFETCH_FRAMES_MAX]),
+    ] {
+        let message = Notice::Prefetch(Prefetch { source: SourceId(u64::MAX), wanted });
+        assert!(message.encode().unwrap().len() < 65_536);
+    }
 }
 
 #[test]
@@ -366,6 +383,10 @@ fn status_report() {
             tickets_issued: 35,
             tickets_redeemed: 36,
             tickets_expired: 37,
+            hints_accepted: 38,
+            hints_dropped: 39,
+            pictures_prefetched: 40,
+            prefetch_hits: 41,
         },
         clients: vec![ClientStatus {
             connection: 40,
@@ -417,13 +438,14 @@ fn status_report() {
         errors: vec![ErrorCount { code: "media".into(), count: 72 }],
         log_lines_dropped: 73,
         tickets_outstanding: 74,
+        hints_waiting: 75,
     };
     assert_golden(
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         15161718191a1b1c1d1e1f202122232425 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
-         3c3d3e013c3d3e3f4041424647 01464701056d6564696148494a",
+         15161718191a1b1c1d1e1f20212223242526272829 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
+         3c3d3e013c3d3e3f4041424647 01464701056d6564696148494a4b",
     );
 }
 
@@ -444,6 +466,7 @@ fn kinds_keep_their_numbers() {
         (kind::CANCEL, 34),
         (kind::SESSION, 35),
         (kind::COPIED, 36),
+        (kind::PREFETCH, 37),
         (kind::ERROR, 64),
         (kind::SOURCE_OPENED, 65),
         (kind::FRAMES, 66),

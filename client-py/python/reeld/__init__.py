@@ -15,7 +15,7 @@ Example:
 from reeld import _tickets, decoders, samplers, transforms
 from reeld._native import __version__
 from reeld.client import connect, statistics, status
-from reeld.clips import Clip, PendingFrames, submit
+from reeld.clips import Clip, PendingFrames, prefetch, submit
 from reeld.errors import (
     ArgumentTypeError,
     CancelledError,
@@ -60,6 +60,7 @@ __all__ = [
     "__version__",
     "connect",
     "decoders",
+    "prefetch",
     "samplers",
     "statistics",
     "status",

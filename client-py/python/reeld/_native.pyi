@@ -119,6 +119,9 @@ class Video:
         """The most bytes that this process's results may have together, as was said when it was opened."""
 
     def key_frames(self) -> list[int]: ...
+    def prefetch(self, wanted: Wanted) -> None:
+        """Says which frames will be asked for. Never waits."""
+
     def read(self, wanted: Wanted) -> Part: ...
 
 @final

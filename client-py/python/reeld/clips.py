@@ -1,4 +1,4 @@
-"""Frames of many videos by one request, without waiting for each: `submit` and what it takes and gives.
+"""Frames of many videos by one request, without waiting for each: `submit`, and `prefetch` for later ones.
 
 One video's frames are `VideoDecoder`'s matter.
 """
@@ -192,9 +192,38 @@ def submit(
     return PendingFrames(decoders, places, pending)
 
 
+def prefetch(clips: Sequence[Clip]) -> None:
+    """Tells the daemon which clips will be asked for, by whichever process of this user.
+
+    As :meth:`reeld.decoders.VideoDecoder.prefetch` for each of them. A video that is given by its path is
+    opened, which does wait for the daemon; it need not stay open.
+
+    Args:
+        clips: What will be wanted.
+
+    Raises:
+        FrameIndexError: A clip is for a frame that its video does not have.
+        RangeError: A clip is for a time at which its video shows nothing.
+        MediaError: The path in a clip cannot be opened as a video.
+
+    Example:
+        >>> import reeld
+        >>> clips = [reeld.Clip(video_path, indices=[0, -1]), reeld.Clip(video_path, seconds=[0.5])]
+        >>> reeld.prefetch(clips)
+        >>> [len(batch) for batch in reeld.submit(clips).result()]
+        [2, 1]
+    """
+    # All are checked before anything is said of any.
+    decoders = [_decoder(clip) for clip in clips]
+    wanted = [_wanted(clip, decoder._hint_bounds()) for clip, decoder in zip(clips, decoders, strict=True)]
+    for decoder, frames in zip(decoders, wanted, strict=True):
+        if frames is not None:
+            decoder._native.prefetch(frames)
+
+
 def _decoder(clip: Clip) -> VideoDecoder:
     if not isinstance(clip, Clip):
-        raise ArgumentTypeError(f"submit takes reeld.Clip objects, not {type(clip).__name__}.")
+        raise ArgumentTypeError(f"This takes reeld.Clip objects, not {type(clip).__name__}.")
     return clip.video if isinstance(clip.video, VideoDecoder) else VideoDecoder(clip.video)
 
 

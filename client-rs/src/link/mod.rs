@@ -21,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use reeld_protocol::frame::OutgoingFd;
-use reeld_protocol::message::{Message, Request, Ticket};
+use reeld_protocol::message::{Message, Prefetch, Request, Ticket};
 use reeld_protocol::{FrameReader, LeaseId, SourceId, Welcome};
 
 use crate::calls::{Aftermath, Answer, CallKey, Calls, Closed, Expected, Sent};
@@ -300,6 +300,15 @@ impl Link {
 
     pub(crate) fn close_source(&self, source: SourceId) {
         self.hand_in(Returned::Source(source), false);
+    }
+
+    /// Says what is going to be asked for. Never waits: where much is to be sent already, nothing is said.
+    pub(crate) fn hint(self: &Arc<Self>, hint: Prefetch) {
+        if !self.is_congested() {
+            // What the socket does not take now goes with the housekeeper.
+            self.be_looked_after();
+            self.hand_in(Returned::Hint(hint), true);
+        }
     }
 
     fn hand_in(&self, returned: Returned, is_urgent: bool) {

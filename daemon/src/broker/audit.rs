@@ -22,6 +22,7 @@ impl Broker {
         self.audit_files()?;
         self.audit_arenas()?;
         self.audit_claims()?;
+        self.audit_hints()?;
         if self.clients.is_empty() { self.audit_emptiness() } else { Ok(()) }
     }
 
@@ -36,6 +37,9 @@ impl Broker {
             Self::check(is_known(client), || {
                 format!("client {client} is gone, but has a place in the queue")
             })?;
+        }
+        for client in self.hints.clients() {
+            Self::check(is_known(client), || format!("client {client} is gone, but its hints are not"))?;
         }
         for (open, pending) in &self.opens {
             Self::check(is_known(pending.client()), || format!("open {open} of a client that is gone"))?;
@@ -132,6 +136,17 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    /// Nothing is decoded ahead while something else waits.
+    fn audit_hints(&self) -> Result<(), String> {
+        for (key, engine) in self.engines.iter().filter(|(_, engine)| engine.is_at_hints()) {
+            let is_ending = engine.running.as_ref().is_some_and(|running| running.is_cancelled);
+            Self::check(is_ending || self.queue.len() == 0, || {
+                format!("engine {} decodes ahead while {} runs wait", key.0, self.queue.len())
+            })?;
+        }
+        self.hints.check()
     }
 
     /// Each handle on a file has its owner.
@@ -234,6 +249,7 @@ impl Broker {
             ("opens", self.opens.len()),
             ("requests", self.requests.len()),
             ("queued jobs", self.queue.len()),
+            ("clients with hints", self.hints.clients().count()),
             ("arenas", self.arenas.len()),
             ("relieved clients", self.relieved.len()),
         ];

@@ -84,6 +84,10 @@ impl Broker {
             tickets_issued = totals.tickets_issued,
             tickets_redeemed = totals.tickets_redeemed,
             tickets_expired = totals.tickets_expired,
+            hints_accepted = totals.hints_accepted,
+            hints_dropped = totals.hints_dropped,
+            pictures_prefetched = totals.pictures_prefetched,
+            prefetch_hits = totals.prefetch_hits,
             bytes_copied_out = totals.bytes_copied_out,
             "state: totals since the start"
         );

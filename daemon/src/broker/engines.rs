@@ -178,6 +178,17 @@ impl Engines {
         self.engines.values().any(Engine::is_idle)
     }
 
+    /// True while not all engines that the node's budget allows for are at work.
+    pub fn has_free_processor(&self) -> bool {
+        let busy_count = self.engines.values().filter(|engine| engine.running.is_some()).count();
+        busy_count < self.engine_count_max
+    }
+
+    /// True if one of this user's engines does what nobody waits for, and so is free at once.
+    pub fn has_spare(&self, user: User) -> bool {
+        self.engines.values().any(|engine| engine.user == user && engine.is_at_hints())
+    }
+
     /// True if another engine may be started for this user: the node's budget has room, or the user has none,
     /// and its engines do not die one after the other.
     pub fn may_start(&self, user: User, now: Instant) -> bool {

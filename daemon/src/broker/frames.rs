@@ -242,7 +242,8 @@ impl Broker {
     }
 
     /// Queues a run, or lets it join one that an engine is at, or one that waits.
-    pub(super) fn push_decode(&mut self, job: Job) {
+    pub(super) fn push_decode(&mut self, mut job: Job) {
+        self.follow_hints(&mut job);
         let Task::Decode(decode) = &job.task else { return };
         let count = decode.pictures.len() as u64;
         if self.extend_running(&job, decode) {
@@ -396,6 +397,10 @@ impl Broker {
         for (_, engine) in self.engines.iter_mut() {
             let Some(running) = &mut engine.running else { continue };
             let Task::Decode(decode) = &running.job.task else { continue };
+            if running.job.is_ahead() {
+                // Nobody ever waited for it.
+                continue;
+            }
             let is_wanted = decode.pictures.iter().any(|(picture, _)| requests.is_wanted(picture.id));
             if !is_wanted && !running.is_cancelled {
                 running.is_cancelled = true;

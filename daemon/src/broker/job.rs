@@ -66,7 +66,7 @@ pub struct Decode {
     pub stream: StreamIndex,
     /// Where decoding may begin.
     pub start: RunStart,
-    /// In the order of their targets.
+    /// In the order of their targets; none in a run that decodes ahead, as long as nobody joins it.
     pub pictures: Vec<(WantedPicture, Waiter)>,
     /// What they name by position; at most [`LOOKS_PER_MESSAGE_MAX`].
     pub looks: Vec<Transforms>,
@@ -108,6 +108,14 @@ impl Job {
             | Task::Scan { .. } => 0,
         };
         mix(mix(self.source.0) ^ position)
+    }
+
+    /// True for a run that nobody waits for.
+    pub fn is_ahead(&self) -> bool {
+        match &self.task {
+            Task::Decode(decode) => decode.pictures.is_empty(),
+            Task::Probe { .. } | Task::Scan { .. } => false,
+        }
     }
 
     /// Pixels that are decoded for it, about.

@@ -9,6 +9,7 @@
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `handing`     | the way of a ticket: leases from one client to another                |
 //! | `notices`     | what clients say without expecting an answer                          |
+//! | `prefetching` | the way of a hint: what engines do while nobody waits                 |
 //! | `running`     | handing jobs to engines, and what comes back                          |
 //! | `tending`     | what happens by the clock, and the status report                      |
 //! | `signals`     | what the administrator asks for                                       |
@@ -43,7 +44,7 @@
 //! | `clock`       | what time it is                                                       |
 //! | `simulation`  | for tests and fuzzing: engines and clients that are not processes     |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `leases`, `tickets`, `quotas` | pure: what to decode, whose turn it is, whose memory it is, who may take it over, who may have how much |
+//! | `plan`, `queue`, `hints`, `leases`, `tickets`, `quotas` | pure: what to decode, whose turn it is, what may be decoded ahead, whose memory it is, who may take it over, who may have how much |
 
 mod arriving;
 mod audit;
@@ -62,6 +63,7 @@ mod frames;
 mod gates;
 mod handing;
 mod helpers;
+mod hints;
 mod index_store;
 mod job;
 mod leases;
@@ -75,6 +77,7 @@ mod opening;
 mod parting;
 mod peer;
 mod plan;
+mod prefetching;
 mod queue;
 mod quotas;
 mod reload;
@@ -117,6 +120,7 @@ use drain::Drain;
 use engines::{EngineKey, Engines};
 use gates::{Gate, Turn};
 use helpers::{Done, Helpers, Line};
+use hints::Hints;
 use index_store::IndexStore;
 use job::{Job, User};
 use memory::{DetachedArena, Starving};
@@ -202,6 +206,7 @@ struct Broker {
     requests: Requests,
     index_store: Option<Arc<IndexStore>>,
     queue: Queue<Job>,
+    hints: Hints,
     engines: Engines,
     /// Clients of whom a quarantined slot became free.
     relieved: BTreeSet<u64>,
@@ -350,6 +355,7 @@ impl Broker {
             index_store,
             requests: Requests::default(),
             queue: Queue::default(),
+            hints: Hints::default(),
             relieved: BTreeSet::new(),
             arenas: HashMap::new(),
             next_arena: 0,

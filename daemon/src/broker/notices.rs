@@ -37,6 +37,7 @@ impl Broker {
                 add(&mut self.totals.results_copied_out, results);
                 add(&mut self.totals.bytes_copied_out, bytes);
             }
+            Notice::Prefetch(hint) => self.prefetch(key, hint),
             // These are the daemon's to say.
             Notice::ArenaGranted { .. } | Notice::ArenaRevoked(_) => {
                 self.break_off(key, "a notice that only the daemon sends");

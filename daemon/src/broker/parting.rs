@@ -82,6 +82,7 @@ impl Broker {
         for request in self.requests.of_client(key) {
             self.requests.remove(request);
         }
+        self.forget_hints(key);
         self.forget_unwanted(key);
         self.find_heirs(key);
         self.queue.forget_client(key);

@@ -178,10 +178,15 @@ impl Requests {
 
     /// Takes note of a picture and names it.
     pub fn want(&mut self, record: WantedRecord) -> WantedId {
-        self.next_wanted += 1;
-        let wanted = WantedId(self.next_wanted);
+        let wanted = self.name_picture();
         self.wanted.insert(wanted, record);
         wanted
+    }
+
+    /// A name for a picture that no request waits for.
+    pub fn name_picture(&mut self) -> WantedId {
+        self.next_wanted += 1;
+        WantedId(self.next_wanted)
     }
 
     /// One picture on its way.

@@ -19,8 +19,14 @@ use crate::link::{CatalogId, EngineError, EngineReply, EngineReport, EngineReque
 const FAILURES_MAX: u8 = 1;
 
 impl Broker {
-    /// Gives idle engines what is next, and starts engines for work that finds none.
+    /// Gives idle engines what is next, and to those that are left what may be needed later.
     pub(super) fn dispatch(&mut self) {
+        self.dispatch_work();
+        self.dispatch_hints();
+    }
+
+    /// Gives idle engines what is next, and starts engines for work that finds none.
+    fn dispatch_work(&mut self) {
         if self.queue.len() == 0 {
             return;
         }
@@ -35,7 +41,8 @@ impl Broker {
             self.hand_over(engine, job);
         }
         let (engines, now) = (&self.engines, clock::now());
-        let unserved = self.queue.first_of_each(|job| !engines.awaits_its_own(job));
+        let is_unserved = |job: &Job| !engines.awaits_its_own(job) && !engines.has_spare(job.user);
+        let unserved = self.queue.first_of_each(is_unserved);
         let mut users: Vec<User> = unserved.map(|job| job.user).collect();
         users.sort_unstable();
         users.dedup();
@@ -258,6 +265,7 @@ impl Broker {
         failed: &[(WantedId, EngineError)],
         report: EngineReport,
     ) {
+        self.hints_ended(&running, finished, failed, report);
         self.totals.pictures_decoded += report.pictures_decoded;
         self.totals.samples_skipped += report.samples_skipped;
         self.totals.cache_hits += report.cache_hits;
@@ -277,9 +285,11 @@ impl Broker {
         for wanted in finished.iter().filter(|wanted| open.remove(wanted)) {
             self.picture_finished(*wanted);
         }
-        for (wanted, error) in failed.iter().filter(|(wanted, _)| open.remove(wanted)) {
+        for (wanted, error) in failed {
             self.note_lost_source(key, source, error);
-            self.picture_failed(*wanted, error, &label);
+            if open.remove(wanted) {
+                self.picture_failed(*wanted, error, &label);
+            }
         }
         decode.pictures.retain(|(picture, _)| open.contains(&picture.id));
         let is_stalled = finished.is_empty() && report.pictures_decoded == 0 && report.cache_hits == 0;
@@ -326,6 +336,7 @@ impl Broker {
     pub(super) fn engine_exited(&mut self, key: EngineKey) {
         let Some((mut engine, death)) = self.engines.reap(key, clock::now()) else { return };
         self.engine_let_go(&engine.held_arenas());
+        self.hints.forget_engine(key);
         if let Some(running) = engine.running.take() {
             self.died_at_work(key, running.job, &death);
         }

@@ -37,6 +37,7 @@ impl Broker {
         self.give_up_hanging_calls(now);
         self.tell_dropped_lines();
         self.forget_sessions();
+        self.hints.expire(self.now_millis());
         self.settle_turn();
         if self.service.is_there() {
             let status = self.status_line();
@@ -125,6 +126,7 @@ impl Broker {
             errors: self.errors(),
             log_lines_dropped: logging::dropped_count(),
             tickets_outstanding: self.tickets.len() as u64,
+            hints_waiting: self.hints.waiting_count(),
             ..Status::default()
         };
         for client in self.clients.values() {

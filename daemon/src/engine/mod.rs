@@ -188,7 +188,13 @@ impl<D: Device> Engine<D> {
     fn decode(&mut self, mailbox: &mut Mailbox, job: JobId, run: Run) -> Result<(), MailboxError> {
         let mut again = run.clone();
         let mut outcome = self.decode_once(mailbox, job, run)?;
-        let short = outcome.take_out_of_memory();
+        // What is decoded ahead is not worth giving up what is there.
+        let ahead = again.wanted.extract_if(.., |wanted| wanted.destination.is_cache());
+        let ahead: Vec<WantedId> = ahead.map(|wanted| wanted.id).collect();
+        let (ahead, short): (Vec<_>, Vec<_>) =
+            outcome.take_out_of_memory().into_iter().partition(|id| ahead.contains(id));
+        let failure = Failure::OutOfMemory { memory_mib: self.memory_mib };
+        outcome.failed.extend(ahead.into_iter().map(|id| (id, failure.clone())));
         if !short.is_empty() {
             // Other files' decoders and pictures make room; what joined meanwhile is asked for again.
             self.workshop.forget_all();
@@ -198,7 +204,6 @@ impl<D: Device> Engine<D> {
             if !short.is_empty() {
                 self.workshop.forget_all();
             }
-            let failure = Failure::OutOfMemory { memory_mib: self.memory_mib };
             outcome.failed.extend(short.into_iter().map(|id| (id, failure.clone())));
             outcome.finished.append(&mut second.finished);
             outcome.failed.append(&mut second.failed);

@@ -1,6 +1,9 @@
 //! Pictures that were decoded before, within a budget of bytes: the least recently used go first. Pure: it
 //! knows neither what a picture is nor what a look is.
 //!
+//! Pictures that were decoded *ahead*, because somebody was going to ask for them, count as used when they come. Until
+//! they are asked for they have at most half of the budget, so that hints which nobody follows never push out more.
+//!
 //! What does not live here: decoding and conversion, and the decision what is worth keeping; see `run`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +17,10 @@ use crate::link::CatalogId;
 /// time, and would otherwise pile up on pictures that are used often.
 const CONVERTED_COUNT_MAX: usize = 3;
 
+/// One part in so many of the budget is for pictures that were decoded ahead and not asked for. They are used soon or
+/// never; those that were asked for are of use again where a file is read twice.
+const AHEAD_SHARE: usize = 2;
+
 /// Which stream of which file.
 pub type StreamKey = (CatalogId, StreamIndex);
 
@@ -21,9 +28,13 @@ pub type StreamKey = (CatalogId, StreamIndex);
 pub struct PictureCache<P, L> {
     budget_bytes: usize,
     used_bytes: usize,
+    /// Of these, bytes of pictures that were decoded ahead and not asked for.
+    ahead_bytes: usize,
     streams: HashMap<StreamKey, BTreeMap<i64, Entry<P, L>>>,
     /// From the least to the most recently used.
     order: BTreeMap<Turn, (StreamKey, i64)>,
+    /// Of these, the ones that were decoded ahead and not asked for.
+    ahead: BTreeMap<Turn, (StreamKey, i64)>,
     next_turn: Turn,
 }
 
@@ -33,6 +44,8 @@ type Turn = u64;
 struct Entry<P, L> {
     shown: Shown,
     turn: Turn,
+    /// Nobody has asked for it yet.
+    is_ahead: bool,
     forms: Vec<Form<P, L>>,
 }
 
@@ -50,6 +63,8 @@ pub enum Form<P, L> {
 pub struct Hit<'cache, P> {
     /// When it is shown.
     pub shown: Shown,
+    /// It was decoded ahead, and this is the first time that it is asked for.
+    pub was_ahead: bool,
     /// The best form there is.
     pub form: HitForm<'cache, P>,
 }
@@ -69,8 +84,10 @@ impl<P, L: PartialEq> PictureCache<P, L> {
         PictureCache {
             budget_bytes,
             used_bytes: 0,
+            ahead_bytes: 0,
             streams: HashMap::new(),
             order: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             next_turn: 0,
         }
     }
@@ -85,6 +102,11 @@ impl<P, L: PartialEq> PictureCache<P, L> {
         let turn = self.next_turn;
         let entry = self.streams.get_mut(&stream)?.get_mut(&pts)?;
         let position = entry.best_form(look)?;
+        let was_ahead = std::mem::take(&mut entry.is_ahead);
+        if was_ahead {
+            self.ahead.remove(&entry.turn);
+            self.ahead_bytes -= entry.bytes();
+        }
         self.order.remove(&entry.turn);
         self.order.insert(turn, (stream, pts));
         entry.turn = turn;
@@ -93,7 +115,7 @@ impl<P, L: PartialEq> PictureCache<P, L> {
             Form::Native(picture, _) => HitForm::Native(picture),
             Form::Converted(_, bytes) => HitForm::Converted(bytes),
         };
-        Some(Hit { shown: entry.shown, form })
+        Some(Hit { shown: entry.shown, was_ahead, form })
     }
 
     /// The pts of the last picture at or before `pts` for which `is_meant` is true, among the two last ones.
@@ -120,7 +142,12 @@ impl<P, L: PartialEq> PictureCache<P, L> {
         let turn = self.next_turn;
         self.next_turn += 1;
         let entries = self.streams.entry(stream).or_default();
-        let entry = entries.entry(shown.pts).or_insert(Entry { shown, turn, forms: Vec::new() });
+        let new = Entry { shown, turn, is_ahead: false, forms: Vec::new() };
+        let entry = entries.entry(shown.pts).or_insert(new);
+        if std::mem::take(&mut entry.is_ahead) {
+            self.ahead.remove(&entry.turn);
+            self.ahead_bytes -= entry.bytes();
+        }
         self.order.remove(&entry.turn);
         self.order.insert(turn, (stream, shown.pts));
         entry.turn = turn;
@@ -132,12 +159,52 @@ impl<P, L: PartialEq> PictureCache<P, L> {
         self.shrink();
     }
 
+    /// Keeps a picture that somebody is going to ask for. False where it is not kept, or was there already.
+    pub fn insert_ahead(&mut self, stream: StreamKey, shown: Shown, form: Form<P, L>) -> bool {
+        let bytes = form.bytes();
+        if bytes > self.ahead_bytes_max() || self.refresh(stream, shown.pts) {
+            return false;
+        }
+        while self.ahead_bytes + bytes > self.ahead_bytes_max() {
+            let Some((_, (stream, pts))) = self.ahead.first_key_value() else { break };
+            let (stream, pts) = (*stream, *pts);
+            self.remove(stream, pts);
+        }
+        self.insert(stream, shown, form);
+        if let Some(entry) = self.streams.get_mut(&stream).and_then(|entries| entries.get_mut(&shown.pts)) {
+            entry.is_ahead = true;
+            self.ahead.insert(entry.turn, (stream, shown.pts));
+            self.ahead_bytes += bytes;
+        }
+        true
+    }
+
+    /// Counts a use of a picture that is there, without asking for it. False where it is not.
+    pub fn refresh(&mut self, stream: StreamKey, pts: i64) -> bool {
+        let turn = self.next_turn;
+        let entry = self.streams.get_mut(&stream).and_then(|entries| entries.get_mut(&pts));
+        let Some(entry) = entry else { return false };
+        self.next_turn += 1;
+        self.order.remove(&entry.turn);
+        self.order.insert(turn, (stream, pts));
+        if entry.is_ahead {
+            self.ahead.remove(&entry.turn);
+            self.ahead.insert(turn, (stream, pts));
+        }
+        entry.turn = turn;
+        true
+    }
+
     /// Forgets a file's pictures.
     pub fn drop_source(&mut self, source: CatalogId) {
         let streams = self.streams.extract_if(|(other, _), _| *other == source);
         for entry in streams.flat_map(|(_, entries)| entries.into_values()) {
             self.order.remove(&entry.turn);
             self.used_bytes -= entry.bytes();
+            if entry.is_ahead {
+                self.ahead.remove(&entry.turn);
+                self.ahead_bytes -= entry.bytes();
+            }
         }
     }
 
@@ -145,21 +212,33 @@ impl<P, L: PartialEq> PictureCache<P, L> {
     pub fn clear(&mut self) {
         self.streams.clear();
         self.order.clear();
-        self.used_bytes = 0;
+        self.ahead.clear();
+        (self.used_bytes, self.ahead_bytes) = (0, 0);
+    }
+
+    fn ahead_bytes_max(&self) -> usize {
+        self.budget_bytes / AHEAD_SHARE
     }
 
     fn shrink(&mut self) {
         while self.used_bytes > self.budget_bytes {
-            let Some((_, (stream, pts))) = self.order.pop_first() else {
-                return;
-            };
-            let Some(entries) = self.streams.get_mut(&stream) else {
-                return;
-            };
-            self.used_bytes -= entries.remove(&pts).map_or(0, |entry| entry.bytes());
-            if entries.is_empty() {
-                self.streams.remove(&stream);
-            }
+            let Some((_, (stream, pts))) = self.order.first_key_value() else { return };
+            let (stream, pts) = (*stream, *pts);
+            self.remove(stream, pts);
+        }
+    }
+
+    fn remove(&mut self, stream: StreamKey, pts: i64) {
+        let Some(entries) = self.streams.get_mut(&stream) else { return };
+        let Some(entry) = entries.remove(&pts) else { return };
+        if entries.is_empty() {
+            self.streams.remove(&stream);
+        }
+        self.order.remove(&entry.turn);
+        self.used_bytes -= entry.bytes();
+        if entry.is_ahead {
+            self.ahead.remove(&entry.turn);
+            self.ahead_bytes -= entry.bytes();
         }
     }
 }
@@ -302,9 +381,47 @@ mod tests {
         assert_eq!((cache.bytes(), cache.contains(other, 0)), (10, true));
     }
 
+    fn insert_ahead(cache: &mut Cache, pts: i64, bytes: usize) -> bool {
+        cache.insert_ahead(STREAM, shown(pts), Form::Native(pts, bytes))
+    }
+
+    #[test]
+    fn picture_decoded_ahead_is_so_until_it_is_asked_for() {
+        let mut cache = Cache::new(100);
+        assert!(insert_ahead(&mut cache, 0, 10));
+        assert!(!insert_ahead(&mut cache, 0, 10));
+        assert!(cache.find(STREAM, 0, &0).unwrap().was_ahead);
+        assert!(!cache.find(STREAM, 0, &0).unwrap().was_ahead);
+        assert_eq!((cache.bytes(), cache.ahead_bytes), (10, 0));
+    }
+
+    #[test]
+    fn pictures_that_nobody_asks_for_have_half_of_the_budget_and_the_oldest_goes() {
+        let mut cache = cache_of(40, &[(100, 10), (105, 10)]);
+        for pts in [0, 5, 10] {
+            assert!(insert_ahead(&mut cache, pts, 10));
+        }
+        assert_eq!(
+            [0, 5, 10, 100, 105].map(|pts| cache.contains(STREAM, pts)),
+            [false, true, true, true, true]
+        );
+        assert!(!insert_ahead(&mut cache, 15, 21));
+    }
+
+    #[test]
+    fn picture_that_was_asked_for_makes_room_for_the_next_one_ahead() {
+        let mut cache = Cache::new(40);
+        for pts in [0, 5] {
+            insert_ahead(&mut cache, pts, 10);
+        }
+        assert!(cache.find(STREAM, 0, &0).is_some());
+        insert_ahead(&mut cache, 10, 10);
+        assert_eq!([0, 5, 10].map(|pts| cache.contains(STREAM, pts)), [true; 3]);
+    }
+
     /// The same cache as a plain list, searched from end to end: the last entry is the last used.
     #[derive(Default)]
-    struct Model(Vec<(i64, Vec<ModelForm>)>);
+    struct Model(Vec<(i64, Vec<ModelForm>)>, Vec<i64>);
 
     /// The look, or none for the native form, and the bytes.
     type ModelForm = (Option<u8>, usize);
@@ -325,6 +442,7 @@ mod tests {
                 self.0.push((pts, Vec::new()));
             }
             self.touch(pts);
+            self.1.retain(|&other| other != pts);
             let forms = &mut self.0.last_mut().unwrap().1;
             forms.retain(|(other, _)| *other != kind);
             forms.push((kind, bytes));
@@ -337,6 +455,26 @@ mod tests {
             }
         }
 
+        fn insert_ahead(&mut self, pts: i64, bytes: usize, budget_bytes: usize) {
+            if bytes > budget_bytes / 2 {
+                return;
+            }
+            if self.0.iter().any(|(other, _)| *other == pts) {
+                return self.touch(pts);
+            }
+            while self.ahead_bytes() + bytes > budget_bytes / 2 {
+                let oldest = self.0.iter().position(|(pts, _)| self.1.contains(pts)).unwrap();
+                self.0.remove(oldest);
+            }
+            self.insert(pts, None, bytes, budget_bytes);
+            self.1.push(pts);
+        }
+
+        fn ahead_bytes(&self) -> usize {
+            let ahead = self.0.iter().filter(|(pts, _)| self.1.contains(pts));
+            ahead.flat_map(|(_, forms)| forms).map(|(_, bytes)| bytes).sum()
+        }
+
         fn bytes(&self) -> usize {
             self.0.iter().flat_map(|(_, forms)| forms).map(|(_, bytes)| bytes).sum()
         }
@@ -346,7 +484,7 @@ mod tests {
         #[test]
         fn cache_does_what_a_plain_list_does(
             budget_bytes in 0..60usize,
-            operations in proptest::collection::vec((0..3u8, 0..8i64, 0..6u8, 1..20usize), 1..80),
+            operations in proptest::collection::vec((0..4u8, 0..8i64, 0..6u8, 1..20usize), 1..80),
         ) {
             let mut cache = Cache::new(budget_bytes);
             let mut model = Model::default();
@@ -358,7 +496,11 @@ mod tests {
                     prop_assert_eq!(hit, is_kept);
                     if hit {
                         model.touch(pts);
+                        model.1.retain(|&other| other != pts);
                     }
+                } else if operation == 3 {
+                    cache.insert_ahead(STREAM, shown(pts), Form::Native(pts, bytes));
+                    model.insert_ahead(pts, bytes, budget_bytes);
                 } else if operation == 1 {
                     cache.insert(STREAM, shown(pts), Form::Native(pts, bytes));
                     model.insert(pts, None, bytes, budget_bytes);
@@ -366,7 +508,9 @@ mod tests {
                     cache.insert(STREAM, shown(pts), Form::Converted(look, vec![0; bytes].into()));
                     model.insert(pts, Some(look), bytes, budget_bytes);
                 }
-                prop_assert_eq!(cache.bytes(), model.bytes());
+                model.1.retain(|pts| model.0.iter().any(|(other, _)| other == pts));
+                prop_assert_eq!((cache.bytes(), cache.ahead_bytes), (model.bytes(), model.ahead_bytes()));
+                prop_assert_eq!(cache.ahead.len(), model.1.len());
                 prop_assert!(cache.bytes() <= budget_bytes);
                 for pts in 0..8 {
                     let is_kept = model.0.iter().any(|(other, _)| *other == pts);

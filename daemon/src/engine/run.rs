@@ -31,6 +31,10 @@ pub struct RunInProgress<D: Device> {
     thread_count: u16,
     facts: StreamFacts,
     pending: Pending,
+    /// How many of these somebody waits for; the others are decoded ahead.
+    awaited_count: usize,
+    /// Pictures that somebody waits for joined it on the way.
+    was_extended: bool,
     session: Option<Session<D>>,
     /// The target that the session is on its way to.
     aim: Option<Target>,
@@ -75,12 +79,16 @@ impl<D: Device> RunInProgress<D> {
     /// Nothing is decoded yet.
     pub fn new(workshop: &mut Workshop<D>, run: Run) -> Result<Self, Failure> {
         let facts = workshop.sources.facts(run.source, run.stream.0 as usize)?;
+        let wanted = Wanted::all(run.wanted, run.looks)?;
+        let awaited_count = wanted.iter().filter(|wanted| is_awaited(wanted)).count();
         Ok(RunInProgress {
             key: SessionKey { source: run.source, stream: run.stream },
             start: run.start,
             thread_count: run.thread_count.max(1),
             facts,
-            pending: Pending::new(facts.time_base, Wanted::all(run.wanted, run.looks)?),
+            pending: Pending::new(facts.time_base, wanted),
+            awaited_count,
+            was_extended: false,
             session: None,
             aim: None,
             keeps_all: false,
@@ -90,7 +98,8 @@ impl<D: Device> RunInProgress<D> {
         })
     }
 
-    /// Adds pictures that the run has not passed; the others are left for another run.
+    /// Adds pictures that the run has not passed; the others are left for another run. One that decodes ahead then
+    /// ends as soon as nobody waits for it, so that these are told and the others have their turn.
     pub fn extend(&mut self, wanted: Vec<WantedPicture>, looks: Looks) {
         let ids: Vec<WantedId> = wanted.iter().map(|wanted| wanted.id).collect();
         let wanted = match Wanted::all(wanted, looks) {
@@ -108,6 +117,9 @@ impl<D: Device> RunInProgress<D> {
             }
             RunStart::Demuxer => true,
         });
+        let ahead: Vec<Wanted> = ahead.collect();
+        self.awaited_count += ahead.len();
+        self.was_extended = true;
         self.pending.extend(ahead);
     }
 
@@ -116,9 +128,12 @@ impl<D: Device> RunInProgress<D> {
         let Some(first) = self.pending.first().cloned() else {
             return Progress::Ended;
         };
+        if self.was_extended && self.awaited_count == 0 {
+            return Progress::Ended;
+        }
         match self.write_cached(workshop, &first) {
             Ok(true) => {
-                workshop.cache_hits += 1;
+                workshop.cache_hits += u64::from(is_awaited(&first));
                 self.settle_first(Ok(()));
             }
             Ok(false) => self.decode(workshop, first.picture.target),
@@ -131,9 +146,10 @@ impl<D: Device> RunInProgress<D> {
 
     /// Puts the session back and hands out what was done, after a last look at the file.
     pub fn end(self, workshop: &mut Workshop<D>) -> Outcome {
-        let RunInProgress { key, pending, session, mut outcome, .. } = self;
+        let RunInProgress { key, awaited_count, session, mut outcome, .. } = self;
         if let Some(session) = session {
-            workshop.sessions.keep(key, session, pending.first().is_some());
+            // Where nobody waits, the place among the warm ones is rather for those for whom somebody does.
+            workshop.sessions.keep(key, session, awaited_count > 0);
         }
         if (!outcome.finished.is_empty() || !outcome.failed.is_empty())
             && let Err(failure) = workshop.sources.check_unchanged(key.source)
@@ -210,8 +226,11 @@ impl<D: Device> RunInProgress<D> {
     /// the way are kept only where the same way is gone a second time.
     fn is_revisit(&self, workshop: &mut Workshop<D>) -> bool {
         match self.start {
-            RunStart::Keyframe(keyframe) => workshop.revisits.note(self.stream(), keyframe),
-            RunStart::Demuxer => false,
+            RunStart::Keyframe(keyframe) if self.awaited_count > 0 => {
+                workshop.revisits.note(self.stream(), keyframe)
+            }
+            // What is decoded ahead is known by name, and is to push out as little as possible.
+            RunStart::Keyframe(_) | RunStart::Demuxer => false,
         }
     }
 
@@ -228,12 +247,16 @@ impl<D: Device> RunInProgress<D> {
         self.has_headway = true;
         let satisfied = if self.is_in_run(shown) { self.pending.take_satisfied(shown) } else { Vec::new() };
         let is_worth_keeping = self.keeps_all || !satisfied.is_empty();
+        let is_ahead = !satisfied.is_empty() && !satisfied.iter().any(is_awaited);
         for wanted in satisfied {
             let written = self.write(workshop, &picture, shown, &wanted);
-            self.settle(wanted.picture.id, written);
+            self.settle(&wanted, written);
         }
-        if is_worth_keeping {
-            let bytes = picture.bytes();
+        let bytes = picture.bytes();
+        if is_ahead {
+            let is_kept = workshop.cache.insert_ahead(self.stream(), shown, Form::Native(picture, bytes));
+            workshop.pictures_prefetched += u64::from(is_kept);
+        } else if is_worth_keeping {
             workshop.cache.insert(self.stream(), shown, Form::Native(picture, bytes));
         }
     }
@@ -253,6 +276,9 @@ impl<D: Device> RunInProgress<D> {
         shown: Shown,
         wanted: &Wanted,
     ) -> Result<(), Failure> {
+        if !is_awaited(wanted) {
+            return Ok(());
+        }
         let destination = &wanted.picture.destination;
         let look = look(self.facts.rotation, wanted);
         let pixels = workshop.arenas.pixels(destination, look.frame_bytes())?;
@@ -266,9 +292,13 @@ impl<D: Device> RunInProgress<D> {
         let destination = &wanted.picture.destination;
         let look = look(self.facts.rotation, wanted);
         let pts = self.cached_pts(&workshop.cache, wanted.picture.target);
+        if !is_awaited(wanted) {
+            return Ok(pts.is_some_and(|pts| workshop.cache.refresh(stream, pts)));
+        }
         let Some(hit) = pts.and_then(|pts| workshop.cache.find(stream, pts, &look)) else {
             return Ok(false);
         };
+        workshop.prefetch_hits += u64::from(hit.was_ahead);
         let shown = hit.shown;
         let pixels = workshop.arenas.pixels(destination, look.frame_bytes())?;
         let mut converted = None;
@@ -297,17 +327,20 @@ impl<D: Device> RunInProgress<D> {
             RunStart::Keyframe(_) => self.pending.take_all(),
             RunStart::Demuxer => self.pending.take_first(),
         };
+        self.awaited_count -= lost.iter().filter(|wanted| is_awaited(wanted)).count();
         self.outcome.failed.extend(lost.into_iter().map(|wanted| (wanted.picture.id, failure.clone())));
     }
 
     fn settle_first(&mut self, written: Result<(), Failure>) {
         if let Some(first) = self.pending.take_first().first() {
-            self.settle(first.picture.id, written);
+            self.settle(first, written);
         }
     }
 
-    fn settle(&mut self, id: WantedId, written: Result<(), Failure>) {
+    fn settle(&mut self, wanted: &Wanted, written: Result<(), Failure>) {
         self.has_headway = true;
+        self.awaited_count -= usize::from(is_awaited(wanted));
+        let id = wanted.picture.id;
         match written {
             Ok(()) => self.outcome.finished.push(id),
             Err(failure) => self.outcome.failed.push((id, failure)),
@@ -335,6 +368,11 @@ impl<D: Device> RunInProgress<D> {
     fn stream(&self) -> StreamKey {
         (self.key.source, self.key.stream)
     }
+}
+
+/// False for a picture that is decoded ahead.
+fn is_awaited(wanted: &Wanted) -> bool {
+    !wanted.picture.destination.is_cache()
 }
 
 fn look(rotation: Rotation, wanted: &Wanted) -> Look {

@@ -2,6 +2,7 @@
 //!
 //! What does not live here: comparison with TorchCodec; that is a Python test's.
 
+mod ahead;
 mod looks;
 mod skipping;
 

@@ -32,6 +32,10 @@ pub struct Workshop<D: Device> {
     pub samples_skipped: u64,
     /// Wanted pictures that came from the cache since the last report.
     pub cache_hits: u64,
+    /// Of these, the ones that had been decoded ahead.
+    pub prefetch_hits: u64,
+    /// Pictures that were decoded ahead and kept since the last report.
+    pub pictures_prefetched: u64,
 }
 
 impl<D: Device> Workshop<D> {
@@ -47,6 +51,8 @@ impl<D: Device> Workshop<D> {
             pictures_decoded: 0,
             samples_skipped: 0,
             cache_hits: 0,
+            prefetch_hits: 0,
+            pictures_prefetched: 0,
         }
     }
 
@@ -56,6 +62,8 @@ impl<D: Device> Workshop<D> {
             pictures_decoded: std::mem::take(&mut self.pictures_decoded),
             samples_skipped: std::mem::take(&mut self.samples_skipped),
             cache_hits: std::mem::take(&mut self.cache_hits),
+            prefetch_hits: std::mem::take(&mut self.prefetch_hits),
+            pictures_prefetched: std::mem::take(&mut self.pictures_prefetched),
             session_count: self.sessions.count() as u64,
             cache_bytes: self.cache.bytes() as u64,
         }

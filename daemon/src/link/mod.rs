@@ -89,6 +89,26 @@ pub struct Destination {
     pub look: LookIndex,
 }
 
+impl Destination {
+    /// Of a picture that is decoded ahead: it is kept for whoever asks for it, and nothing is written. Arenas are
+    /// numbered from 0, one by one.
+    pub const CACHE: Destination = Destination {
+        arena: ArenaKey(u64::MAX),
+        pixels_offset: 0,
+        pts_offset: 0,
+        duration_offset: 0,
+        height: 0,
+        width: 0,
+        dtype: Dtype::Uint8,
+        look: LookIndex(0),
+    };
+
+    /// True for a picture that is decoded ahead.
+    pub fn is_cache(&self) -> bool {
+        self.arena == Destination::CACHE.arena
+    }
+}
+
 /// Position of a list of transforms in the message that names it, below [`LOOKS_PER_MESSAGE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LookIndex(pub u8);
@@ -226,6 +246,10 @@ pub struct EngineReport {
     pub samples_skipped: u64,
     /// Wanted pictures that came from the cache.
     pub cache_hits: u64,
+    /// Of these, the ones that had been decoded ahead and were asked for the first time.
+    pub prefetch_hits: u64,
+    /// Pictures that were decoded ahead and kept.
+    pub pictures_prefetched: u64,
     /// Sessions that are open now.
     pub session_count: u64,
     /// Bytes in the picture cache now.
@@ -266,12 +290,13 @@ pub enum EngineReply {
         /// Why.
         error: EngineError,
     },
-    /// A run has ended: it is complete, its turn is over, it was cancelled, or it failed. Wanted pictures
-    /// that are named in neither list were not written and still have to be decoded.
+    /// A run has ended: it is complete, its turn is over, it was cancelled, or it failed; or it was one that decodes
+    /// ahead, and has done what joined it. Wanted pictures that are named in neither list were not written and still
+    /// have to be decoded.
     RunEnded {
         /// The job.
         job: JobId,
-        /// These are in their slots.
+        /// These are in their slots, or in the cache.
         finished: Vec<WantedId>,
         /// These can never be had.
         failed: Vec<(WantedId, EngineError)>,

@@ -5,6 +5,7 @@ Nothing is decoded here. Arguments are checked in `_bounds.py`, frames come thro
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import operator
@@ -265,6 +266,37 @@ class VideoDecoder:
         """
         return self._batch(self._bounds.at_each(indices))
 
+    def prefetch(self, indices: Indices | slice) -> None:
+        """Tells the daemon which frames will be asked for, here or in another process of this user.
+
+        Where no process waits for other frames, they are decoded ahead and kept; asking for them then takes
+        no decoding, whatever ``transforms`` and ``output_dtype`` are. It does not wait, and returns nothing.
+        It is a hint: the daemon leaves out what is too much for its picture caches (at most 4096 frames of
+        one process) and forgets it when this process goes.
+
+        Args:
+            indices: As for :meth:`get_frames_at`, or a slice, as for ``decoder[…]``.
+
+        Raises:
+            FrameIndexError: There is no such frame. Then nothing is prefetched.
+            RangeError: The slice's step is negative, or its start lies behind its stop.
+
+        Example:
+            >>> from reeld.decoders import VideoDecoder
+            >>> decoder = VideoDecoder(video_path)
+            >>> decoder.prefetch([30, 31, -1])
+            >>> decoder.prefetch(slice(0, 20, 2))
+            >>> len(decoder.get_frames_at([30, 31, -1]))
+            3
+        """
+        bounds = self._hint_bounds()
+        if isinstance(indices, slice):
+            wanted = bounds.in_range(indices.start, indices.stop, indices.step)
+        else:
+            wanted = bounds.at_each(indices)
+        if wanted is not None:
+            self._native.prefetch(wanted)
+
     def get_frames_in_range(
         self, start: SupportsIndex | None, stop: SupportsIndex | None, step: SupportsIndex | None = 1
     ) -> FrameBatch:
@@ -413,6 +445,10 @@ class VideoDecoder:
                 "bytes cannot be pickled or copied: make it from a path, or in the process that uses it."
             )
         return content
+
+    def _hint_bounds(self) -> StreamBounds:
+        """The bounds of what may be prefetched, which needs no memory of this process."""
+        return dataclasses.replace(self._bounds, quota_bytes=sys.maxsize)
 
     def _frame_bytes(self) -> int:
         height, width = self._frame_size

@@ -1,4 +1,4 @@
-"""Training with torch: `collate` and `VideoClips` for a DataLoader, and `ClipLoader`, which needs no workers.
+"""Training with torch: what a DataLoader needs for clips, and `ClipLoader`, which needs no workers.
 
 Decoding itself does not live here: this package asks for batches by `reeld.submit`, and needs torch.
 
@@ -13,6 +13,15 @@ Example:
 
 from reeld.torch._clip_loader import ClipLoader, SubmittingDataset
 from reeld.torch._collate import collate
+from reeld.torch._prefetch_sampler import PrefetchingDataset, PrefetchSampler
 from reeld.torch._video_clips import PendingSamples, VideoClips
 
-__all__ = ["ClipLoader", "PendingSamples", "SubmittingDataset", "VideoClips", "collate"]
+__all__ = [
+    "ClipLoader",
+    "PendingSamples",
+    "PrefetchSampler",
+    "PrefetchingDataset",
+    "SubmittingDataset",
+    "VideoClips",
+    "collate",
+]

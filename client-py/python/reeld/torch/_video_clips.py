@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 import torch
 from torch.utils.data import Dataset
 
-from reeld.clips import Clip, PendingFrames, submit
+from reeld.clips import Clip, PendingFrames, prefetch, submit
 from reeld.decoders import VideoDecoder
 from reeld.errors import ArgumentTypeError, InvalidRequestError, RangeError
 
@@ -251,6 +251,28 @@ class VideoClips(Dataset[Any]):
             return PendingSamples(frames)
         targets = [self.targets[place // self.clips_per_video] for place in places]
         return PendingSamples(frames, lambda clips: list(zip(clips, targets, strict=True)))
+
+    def prefetch(self, keys: Sequence[SupportsIndex], /) -> None:
+        """Tells the daemon which clips will be asked for, here or in workers; see :class:`PrefetchSampler`.
+
+        Videos that are not open yet are opened, so that it may take a while. Random clips are those of the
+        epoch that is set.
+
+        Args:
+            keys: The indices of the clips.
+
+        Raises:
+            RangeError: There is no such clip; it is an ``IndexError``, too.
+            MediaError: A video cannot be opened.
+
+        Example:
+            >>> from reeld.torch import VideoClips
+            >>> dataset = VideoClips([video_path], frames_per_clip=2, clips_per_video=5)
+            >>> dataset.prefetch([4, 0, 1])
+            >>> [len(clip) for clip in dataset.__getitems__([4, 0, 1])]
+            [2, 2, 2]
+        """
+        prefetch([self.clip(self._checked(key)) for key in keys])
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses other random clips than in other epochs: call it before each one.

@@ -175,6 +175,10 @@ fn totals(totals: &Totals) -> String {
         row([&"tickets issued", &totals.tickets_issued]),
         row([&"tickets redeemed", &totals.tickets_redeemed]),
         row([&"tickets expired", &totals.tickets_expired]),
+        row([&"frames hinted at", &totals.hints_accepted]),
+        row([&"frames hinted at in vain", &totals.hints_dropped]),
+        row([&"pictures decoded ahead", &totals.pictures_prefetched]),
+        row([&"of these asked for", &totals.prefetch_hits]),
         row([&"results copied by clients", &totals.results_copied_out]),
         row([&"bytes of these", &totals.bytes_copied_out]),
     ])
@@ -226,6 +230,10 @@ fn to_json(status: &Status) -> Value {
             "tickets_issued": status.totals.tickets_issued,
             "tickets_redeemed": status.totals.tickets_redeemed,
             "tickets_expired": status.totals.tickets_expired,
+            "hints_accepted": status.totals.hints_accepted,
+            "hints_dropped": status.totals.hints_dropped,
+            "pictures_prefetched": status.totals.pictures_prefetched,
+            "prefetch_hits": status.totals.prefetch_hits,
         },
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
         "engines": status.engines.iter().map(engine_to_json).collect::<Vec<_>>(),
@@ -242,6 +250,7 @@ fn to_json(status: &Status) -> Value {
             .collect::<Map<_, _>>(),
         "log_lines_dropped": status.log_lines_dropped,
         "tickets_outstanding": status.tickets_outstanding,
+        "hints_waiting": status.hints_waiting,
     })
 }
 

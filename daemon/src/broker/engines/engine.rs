@@ -70,6 +70,11 @@ impl Engine {
         self.is_ready && !self.is_leaving && self.running.is_none()
     }
 
+    /// At a run that nobody waits for.
+    pub fn is_at_hints(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.job.is_ahead())
+    }
+
     /// Makes a file known before a job names it.
     pub fn introduce_source(&mut self, source: CatalogId, identity: FileIdentity, fd: &Arc<OwnedFd>) {
         if self.sources.insert(source) {

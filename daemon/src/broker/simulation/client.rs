@@ -245,7 +245,8 @@ impl SimulatedClient {
             | Notice::CloseSource(_)
             | Notice::Cancel(_)
             | Notice::Session
-            | Notice::Copied { .. } => panic!("not for clients"),
+            | Notice::Copied { .. }
+            | Notice::Prefetch(_) => panic!("not for clients"),
         }
     }
 

@@ -218,7 +218,7 @@ impl SimulatedEngine {
             }
             EngineRequest::DropArena(arena) => {
                 assert!(self.arenas.remove(&arena).is_some(), "{arena:?} is not known");
-                let is_used = self.pictures().iter().any(|picture| picture.destination.arena == arena);
+                let is_used = self.pictures().any(|picture| picture.destination.arena == arena);
                 assert!(!is_used, "{arena:?} is dropped under a job");
             }
             EngineRequest::Probe { job, source } => self.begin(job, source, Task::Probe),
@@ -252,7 +252,8 @@ impl SimulatedEngine {
         assert!(looks.len() <= LOOKS_PER_MESSAGE_MAX, "{} looks", looks.len());
         assert!(!wanted.is_empty() && wanted.len() <= WANTED_PER_MESSAGE_MAX, "{} pictures", wanted.len());
         assert!(wanted.is_sorted_by(|one, other| compare_targets(one.target, other.target).is_le()));
-        for picture in wanted {
+        // What is decoded ahead is written nowhere.
+        for picture in wanted.iter().filter(|picture| !picture.destination.is_cache()) {
             let Destination { arena, look, .. } = picture.destination;
             self.looks.insert(picture.id, looks[usize::from(look.0)].clone());
             let (_, bytes) =
@@ -264,7 +265,12 @@ impl SimulatedEngine {
     }
 
     /// Pictures that it may be writing now.
-    pub fn pictures(&self) -> &[WantedPicture] {
+    pub fn pictures(&self) -> impl Iterator<Item = &WantedPicture> {
+        self.wanted().iter().filter(|picture| !picture.destination.is_cache())
+    }
+
+    /// Pictures that it was asked for and has not answered for: those that go into its cache alone, too.
+    pub fn wanted(&self) -> &[WantedPicture] {
         match &self.job {
             Some(SimulatedJob { task: Task::Decode(pictures), .. }) => pictures,
             Some(SimulatedJob { task: Task::Probe | Task::Scan, .. }) | None => &[],
@@ -278,7 +284,7 @@ impl SimulatedEngine {
             let inode = inode_of(fd);
             stretches(&picture.destination).map(|(offset, bytes)| (inode, offset, bytes))
         };
-        self.pictures().iter().flat_map(stretch).collect()
+        self.pictures().flat_map(stretch).collect()
     }
 
     /// Writes garbage where it may write.
@@ -341,7 +347,8 @@ impl SimulatedEngine {
                     Conclusion::Stalled | Conclusion::Failed | Conclusion::SourceChanged => 0,
                 };
                 let (done, left) = pictures.split_at(done_count);
-                done.iter().for_each(|picture| self.draw(picture, file));
+                let written = done.iter().filter(|picture| !picture.destination.is_cache());
+                written.for_each(|picture| self.draw(picture, file));
                 let mut finished: Vec<WantedId> = done.iter().map(|picture| picture.id).collect();
                 if conclusion == Conclusion::Overdone {
                     finished.extend(finished.clone());

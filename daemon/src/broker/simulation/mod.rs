@@ -7,6 +7,7 @@
 //! | `world`   | the broker and everyone around it; what must always hold    |
 //! | `client`  | one client, and what it must get                            |
 //! | `engine`  | one engine, and what it must be asked                       |
+//! | `hints`   | tests of what is decoded ahead                              |
 //! | `media`   | the files                                                   |
 //!
 //! What is real: all of the broker, its sockets, the memory. What is not: the loop's select, signals, listening, and
@@ -16,6 +17,8 @@
 
 mod client;
 mod engine;
+#[cfg(test)]
+mod hints;
 mod media;
 mod world;
 
@@ -23,7 +26,7 @@ use std::time::Duration;
 
 use reeld_protocol::ids::{LeaseId, SourceId};
 use reeld_protocol::message::{
-    Dtype, GetFrames, GetKeyFrames, MemoryRange, Notice, Part, Request, SeekMode, Wanted,
+    Dtype, GetFrames, GetKeyFrames, MemoryRange, Notice, Part, Prefetch, Request, SeekMode, Wanted,
 };
 use reeld_protocol::{Transform, Transforms};
 
@@ -64,6 +67,8 @@ pub struct Outcome {
     pub crashes: u64,
     /// Tickets that were redeemed.
     pub tickets_redeemed: u64,
+    /// Frames that were hinted at and accepted.
+    pub hints_accepted: u64,
 }
 
 /// Runs a program and checks at every step what must always hold, and in the end that nothing is left.
@@ -93,6 +98,7 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
         12 if decision / 32 > 3 => hand_over(world, client, program).await,
         10 | 11 => give_back(world, client, program.below(8)),
         12 => guess_leases(world, client, program.below(4)),
+        13 if decision / 32 > 2 => prefetch(world, client, program),
         13 => cancel(world, client, program.below(8)),
         14 => close_source(world, client, program.below(4)),
         15 => world.disconnect(client, program.below(2) == 0).await,
@@ -121,6 +127,7 @@ async fn step(world: &mut World, decision: u8, program: &mut Program<'_>) {
             2 => world.name_session(client),
             3 => world.end_session(program.below(CLIENTS_MAX)),
             4 | 5 => world.issue_ticket(client, program.below(8)),
+            6 => prefetch(world, client, program),
             _ => world.redeem_ticket(client, program.below(8)),
         },
         _ => flood(world, client, program),
@@ -283,6 +290,18 @@ fn cancel(world: &mut World, client: usize, number: usize) {
     world.tell(client, &Notice::Cancel(request));
 }
 
+/// Frames of a source that is open, or of none, which may exist or not.
+fn prefetch(world: &mut World, client: usize, program: &mut Program<'_>) {
+    let Some(sources) = world.sources_of(client) else { return };
+    let &(source, file) = sources.get(program.below(sources.len() + 1)).unwrap_or(&(SourceId(99), 0));
+    let count = world.files[file].frame_count;
+    let wanted = match program.below(3) {
+        0 => Wanted::IndexRange { start: 0, stop: count, step: 1 },
+        _ => choose_frames(program, count, &mut Vec::new()).0,
+    };
+    world.tell(client, &Notice::Prefetch(Prefetch { source, wanted }));
+}
+
 fn close_source(world: &mut World, client: usize, number: usize) {
     let source = world.forget_source(client, number).unwrap_or(SourceId(77));
     world.tell(client, &Notice::CloseSource(source));
@@ -325,6 +344,7 @@ mod tests {
                     errors: sum.errors + one.errors,
                     crashes: sum.crashes + one.crashes,
                     tickets_redeemed: sum.tickets_redeemed + one.tickets_redeemed,
+                    hints_accepted: sum.hints_accepted + one.hints_accepted,
                 });
                 Ok(())
             })
@@ -332,6 +352,7 @@ mod tests {
         // The programs must have come somewhere, or they show nothing.
         let total = total.get();
         assert!(total.frames_replies > 100 && total.errors > 100 && total.crashes > 30, "{total:?}");
+        assert!(total.hints_accepted > 30, "{total:?}");
     }
 
     #[test]

@@ -335,6 +335,35 @@ impl World {
         self.clients[client].as_ref()?.last_error
     }
 
+    /// For each engine that decodes: how many pictures somebody waits for, and how many are for later.
+    #[cfg(test)]
+    pub fn at_work(&self) -> Vec<(usize, usize)> {
+        let at_work = self.engines.iter().filter(|engine| engine.is_alive() && !engine.wanted().is_empty());
+        let counts = |engine: &SimulatedEngine| {
+            let awaited_count = engine.pictures().count();
+            (awaited_count, engine.wanted().len() - awaited_count)
+        };
+        at_work.map(counts).collect()
+    }
+
+    /// What the broker counts.
+    #[cfg(test)]
+    pub fn totals(&self) -> reeld_protocol::status::Totals {
+        self.broker.totals
+    }
+
+    /// Clients whose hints are not forgotten.
+    #[cfg(test)]
+    pub fn hinting_clients(&self) -> usize {
+        self.broker.hints.clients().count()
+    }
+
+    /// Frames that were hinted at and are not decoded.
+    #[cfg(test)]
+    pub fn hints_waiting(&self) -> u64 {
+        self.broker.hints.waiting_count()
+    }
+
     /// A helper's result reaches the broker.
     pub fn deliver_result(&mut self, number: usize) {
         if number < self.results.len() {
@@ -614,6 +643,7 @@ impl World {
         }
         self.pass(Duration::ZERO);
         self.outcome.tickets_redeemed = self.broker.totals.tickets_redeemed;
+        self.outcome.hints_accepted = self.broker.totals.hints_accepted;
         self.check_nothing_is_left();
         self.outcome
     }
@@ -626,6 +656,7 @@ impl World {
             ("requests", broker.requests.len()),
             ("pictures", broker.requests.pictures().count()),
             ("jobs", broker.queue.len()),
+            ("clients with hints", broker.hints.clients().count()),
             ("costs of clients", broker.queue.clients().count()),
             ("arenas", broker.arenas.len()),
             ("relieved clients", broker.relieved.len()),
