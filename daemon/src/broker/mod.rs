@@ -4,7 +4,7 @@
 //! | file          | what                                                                  |
 //! |---------------|-----------------------------------------------------------------------|
 //! | `mod`         | the loop: every event goes to one method                              |
-//! | `events`      | how the loop waits for the next event                                 |
+//! | `events`      | everything that can happen, and how the loop waits for it            |
 //! | `opening`     | the way of an `OpenSource`: check, probe, scan, answer                |
 //! | `frames`      | the way of a `GetFrames`: plan, reserve, queue, answer                |
 //! | `handing`     | the way of a ticket: leases from one client to another                |
@@ -108,8 +108,7 @@ use reeld_protocol::Frame;
 use reeld_protocol::error::WireError;
 use reeld_protocol::message::{Message, Notice, Reply, Request, kind};
 use reeld_protocol::status::Totals;
-use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::config::Settings;
 use crate::link::{ArenaKey, CatalogId};
@@ -117,70 +116,24 @@ use catalog::Catalog;
 use client::{Client, ErrorCounts, GrantedArena};
 use death::Watch;
 use drain::Drain;
-use engines::{EngineKey, Engines};
+use engines::Engines;
+use events::{Event, PeerKey};
 use gates::{Gate, Turn};
-use helpers::{Done, Helpers, Line};
+use helpers::Helpers;
 use hints::Hints;
 use index_store::IndexStore;
 use job::{Job, User};
 use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
-use peer::Remains;
 use queue::{Queue, Waiter};
 use quotas::Quotas;
 use reload::{Reload, Reloading};
 use requests::Requests;
 use service::Service;
 use signals::{Signal, Signals};
-use spawner::Process;
 use switches::Switches;
 use tickets::Tickets;
 use turns::Turns;
-
-/// Whose socket it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PeerKey {
-    Client(u64),
-    Engine(EngineKey),
-}
-
-/// Everything that can happen.
-#[derive(Debug)]
-enum Event {
-    Connected(UnixStream),
-    /// A connection waits that cannot be accepted for want of descriptors. `tried` hears when those that can
-    /// be spared are closed.
-    OutOfDescriptors {
-        tried: oneshot::Sender<()>,
-    },
-    /// A message. One that needs an answer has its turn.
-    Frame {
-        key: PeerKey,
-        line: Line,
-        frame: Frame,
-        turn: Option<Turn>,
-    },
-    /// A socket has ended.
-    Gone {
-        reason: Option<io::Error>,
-        remains: Remains,
-    },
-    /// The process of a client has ended.
-    Died(u64),
-    /// The session of a client's tickets has ended.
-    SessionEnded(u64),
-    Writable(Remains),
-    /// Something is left to be closed.
-    Left(Remains),
-    EngineSpawned(EngineKey, io::Result<Box<dyn Process>>),
-    EngineExited(EngineKey),
-    Helped {
-        line: Line,
-        call: u64,
-        done: Done,
-    },
-    Reloaded(Result<Box<Settings>, String>),
-}
 
 /// What an event means for the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -111,7 +111,7 @@ impl Broker {
         let id = self.engines.next_job();
         let pictures = self.hints.begin(key, id, engine, WANTED_PER_MESSAGE_MAX);
         let Task::Decode(decode) = &job.task else { return };
-        let mut run = job.run(decode);
+        let mut run = job.run(decode, 1);
         let picture = |(id, target)| WantedPicture { id, target, destination: Destination::CACHE };
         run.wanted = pictures.into_iter().map(picture).collect();
         self.totals.runs += 1;
