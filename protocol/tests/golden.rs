@@ -369,7 +369,7 @@ fn status_report() {
             requests_failed: 22,
             frames_delivered: 23,
             pictures_decoded: 24,
-            samples_skipped: 38,
+            samples_skipped: 42,
             cache_hits: 25,
             scans: 26,
             runs: 27,
@@ -444,7 +444,7 @@ fn status_report() {
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         15161718191a1b1c1d1e1f20212223242526272829 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
+         151617182a191a1b1c1d1e1f20212223242526272829 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
          3c3d3e013c3d3e3f4041424647 01464701056d6564696148494a4b",
     );
 }
