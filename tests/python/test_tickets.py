@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import reeld
 import torch
-from reeld import client
+from reeld import client, samplers
 from reeld.frames import Frame, FrameBatch
 from support import (
     Daemon,
@@ -294,6 +294,52 @@ def test_views_of_another_shape_are_handed_over_too(video: str, counters: dict[s
     assert torch.equal(again.data, batch.data)
     assert is_in_arena(again.data)
     assert torch.equal(again.pts_seconds, batch.pts_seconds)
+
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "clips_at_random_indices": {"num_clips": 3},
+    "clips_at_regular_indices": {"num_clips": 3},
+    "clips_at_random_timestamps": {"num_clips": 3},
+    "clips_at_regular_timestamps": {"seconds_between_clip_starts": 0.5},
+}
+
+
+class Sampled(Dataset[FrameBatch]):
+    """One sample for each sampler."""
+
+    def __init__(self, video: str) -> None:
+        self.decoder = VideoDecoder(video)
+
+    def __len__(self) -> int:
+        return len(SAMPLERS)
+
+    def __getitem__(self, item: int) -> FrameBatch:
+        """The same clips each time."""
+        torch.manual_seed(item)
+        name = list(SAMPLERS)[item]
+        return getattr(samplers, name)(self.decoder, num_frames_per_clip=2, **SAMPLERS[name])
+
+
+def test_clips_of_samplers_are_handed_over_without_a_copy(
+    video: str, daemon: Daemon, counters: dict[str, int]
+) -> None:
+    dataset = Sampled(video)
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=1,
+        collate_fn=as_it_is,  # pyright: ignore[reportArgumentType] # there is no list without a batch size
+    )
+    for item, clips in enumerate(loader):
+        expected = dataset[item]
+        assert clips.data.shape == (len(expected), 2, 3, 180, 320)
+        assert torch.equal(clips.data, expected.data)
+        assert torch.equal(clips.pts_seconds, expected.pts_seconds)
+        assert torch.equal(clips.duration_seconds, expected.duration_seconds)
+        assert is_in_arena(clips.data)
+    del clips, expected
+    counted = since(daemon, counters)
+    assert (counted["tickets_redeemed"], counted["bytes_copied_out"]) == (len(SAMPLERS), 0)
 
 
 def test_a_pickle_is_good_for_one_process(video: str, counters: dict[str, int]) -> None:
