@@ -81,6 +81,16 @@ def block_of(data: torch.Tensor) -> Block | None:
     return Block(start, start + (last + 1) * data.itemsize, dtype, shape, strides)
 
 
+def is_plain_float64(values: object) -> bool:
+    """Whether float64 values, and nothing else, are all there is to a tensor or an array."""
+    torch = _torch_module()
+    if torch is not None and type(values) is torch.Tensor:
+        tensor = cast("torch.Tensor", values)
+        is_strided = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        return is_strided and tensor.dtype == torch.float64 and not tensor.requires_grad
+    return type(values) is np.ndarray and values.dtype == np.float64 and torch is None
+
+
 def times_bytes(times: torch.Tensor) -> bytes:
     """Float64 values as `times_tensor` takes them."""
     return np.ascontiguousarray(times, dtype=np.float64).tobytes()
