@@ -1,6 +1,7 @@
 """From memory that the native module holds to what callers get: torch tensors, or numpy arrays without torch.
 
-Nothing is copied here. Who keeps the memory alive, and gives it back, is the native module's matter.
+Nothing is copied here, and nothing made on torch's default device, which may be another than the CPU. Who
+keeps the memory alive, and gives it back, is the native module's matter.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def times_tensor(times: bytearray | Sequence[float]) -> torch.Tensor:
         return cast("torch.Tensor", array)
     if isinstance(times, bytearray) and times:
         return torch.frombuffer(times, dtype=torch.float64)
-    return torch.tensor(list(times), dtype=torch.float64)
+    return torch.tensor(list(times), dtype=torch.float64, device="cpu")
 
 
 def array_tensor(values: NDArray[Any]) -> torch.Tensor:
@@ -119,5 +120,5 @@ def empty_frames(height: int, width: int, dtype: str, *, channels_first: bool) -
     if torch is None:
         frames = np.empty((0, height, width, 3), dtype=dtype)
         return cast("torch.Tensor", frames.transpose(0, 3, 1, 2) if channels_first else frames)
-    frames = torch.empty((0, height, width, 3), dtype=getattr(torch, dtype))
+    frames = torch.empty((0, height, width, 3), dtype=getattr(torch, dtype), device="cpu")
     return frames.permute(0, 3, 1, 2) if channels_first else frames

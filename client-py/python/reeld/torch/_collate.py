@@ -63,8 +63,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 def _frames(frames: Sequence[Frame], *, collate_fn_map: object = None) -> FrameBatch:
-    pts_seconds = torch.tensor([frame.pts_seconds for frame in frames], dtype=torch.float64)
-    durations = torch.tensor([frame.duration_seconds for frame in frames], dtype=torch.float64)
+    pts_seconds = torch.tensor([frame.pts_seconds for frame in frames], dtype=torch.float64, device="cpu")
+    durations = torch.tensor([frame.duration_seconds for frame in frames], dtype=torch.float64, device="cpu")
     return _batch(frames, pts_seconds, durations)
 
 
