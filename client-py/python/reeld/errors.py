@@ -22,8 +22,11 @@ class ArgumentTypeError(InvalidRequestError, TypeError, RuntimeError):
     """
 
 
-class FrameIndexError(ReeldError, IndexError):
-    """A frame index outside the stream."""
+class FrameIndexError(ReeldError, IndexError, RuntimeError):
+    """A frame index outside the stream, or behind the last frame that there is, whatever the header says.
+
+    TorchCodec raises ``IndexError`` for the former and ``RuntimeError`` for the latter. This class is both.
+    """
 
 
 class RangeError(InvalidRequestError, FrameIndexError, RuntimeError):
