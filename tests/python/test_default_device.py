@@ -56,7 +56,11 @@ def test_results_are_in_the_memory_of_the_cpu(media: Path, name: str) -> None:
 def test_a_dataset_and_its_crops_are_in_the_memory_of_the_cpu(media: Path) -> None:
     with torch.device("meta"):
         dataset = VideoClips(
-            [media / CLIP], frames_per_clip=2, sampling="random", device="cpu", transforms=[RandomCrop((9, 9))]
+            [media / CLIP],
+            frames_per_clip=2,
+            sampling="random",
+            device="cpu",
+            transforms=[RandomCrop((9, 9))],
         )
         dataset.set_epoch(3)
         clip = dataset[0]
