@@ -106,7 +106,7 @@ def test_subsets_of_a_dataset_give_their_part_of_it(dataset: VideoClips) -> None
     assert content(ClipLoader(train, batch_size=9, shuffle=True, generator=seeded(2))) == content(
         DataLoader(train, batch_size=9, shuffle=True, generator=seeded(2))
     )
-    with pytest.raises(TypeError, match="A Subset has no submit|A list has no submit"):
+    with pytest.raises(TypeError, match="list has no submit"):
         ClipLoader(Subset([1, 2], [0]))  # pyright: ignore[reportArgumentType] # not a dataset
 
 

@@ -329,6 +329,13 @@ def test_a_file_that_changed_is_said_to_have_changed(media: Path, tmp_path: Path
         decoder.get_frame_at(20)
 
 
+@pytest.mark.parametrize("device", ["meta", "cuda", "no such device", 3])
+@pytest.mark.parametrize("name", ["audio_only.m4a", "no_such_file.mp4"])
+def test_a_device_that_there_is_not_for_a_file_without_video(media: Path, name: str, device: Any) -> None:
+    arguments: dict[str, Any] = {"source": str(media / name), "device": device}
+    assert_same_outcome(lambda: VideoDecoder(**arguments), lambda: Reference(**arguments))
+
+
 @pytest.mark.parametrize("clip", ["start_time.mkv", "broken_cut.mkv", "variable_rate.mp4"])
 def test_a_header_that_promises_more_frames_than_there_are(media: Path, clip: str) -> None:
     ours, reference = (make(str(media / clip), seek_mode="approximate") for make in (VideoDecoder, Reference))

@@ -255,8 +255,8 @@ def _as_index(index: SupportsIndex) -> int:
         return int(operator.index(index))
     except TypeError:
         value = _item(index)
-    # TorchCodec cuts off the fraction that a tensor, an array of one number, a Fraction or a Decimal may have,
-    # and takes no floats.
+    # TorchCodec cuts off the fraction that a tensor, an array of one number, a Fraction or a Decimal has, and
+    # takes no floats.
     if value is index and not isinstance(value, float) and _is_scalar(value, "__int__"):
         try:
             return int(cast("Any", value))
