@@ -38,7 +38,7 @@ def open_video(path: str) -> VideoDecoder:
 
 def decode_video_frames(
     video_path: Path | str,
-    timestamps: Sequence[float],
+    timestamps: Sequence[float] | torch.Tensor,
     tolerance_s: float,
     backend: str | None = None,
     return_uint8: bool = False,
@@ -48,14 +48,14 @@ def decode_video_frames(
 
     Args:
         video_path: The video.
-        timestamps: Seconds.
+        timestamps: Seconds, in a list, an array or a tensor.
         tolerance_s: How far from its time a frame may be, in seconds.
         backend: ``"torchcodec"``, whose frames these are, ``"reeld"``, or None.
         return_uint8: Whether to give the values as they are decoded, from 0 to 255.
         is_depth: Must be False: depth maps are LeRobot's own matter.
 
     Returns:
-        (N, C, H, W): float32 in [0, 1], or uint8.
+        (N, C, H, W): float32 in [0, 1], or uint8. N may be 0.
 
     Raises:
         FrameTimestampError: The closest frame to a time is further away than the tolerance.
@@ -72,18 +72,24 @@ def decode_video_frames(
     fps = decoder.metadata.average_fps
     # A decoder that knows no rate could not have been opened so.
     assert fps is not None
-    batch = decoder.get_frames_at([round(seconds * fps) for seconds in timestamps])
+    times = [float(seconds) for seconds in timestamps]
+    if not times:
+        return _as_asked(decoder.get_frames_in_range(0, 0).data, return_uint8)
+    batch = decoder.get_frames_at([round(seconds * fps) for seconds in times])
     # In single precision, because LeRobot compares so: the very edge of the tolerance shall be the same.
-    wanted = torch.tensor(timestamps, dtype=torch.float32)
+    wanted = torch.tensor(times, dtype=torch.float32)
     found = batch.pts_seconds.to(torch.float32)
     distances, closest = (wanted[:, None] - found[None, :]).abs().min(dim=1)
     is_too_far = distances > tolerance_s
     if is_too_far.any():
-        missed = [seconds for seconds, is_missed in zip(timestamps, is_too_far, strict=True) if is_missed]
+        missed = [seconds for seconds, is_missed in zip(times, is_too_far, strict=True) if is_missed]
         raise FrameTimestampError(
             f"{video_path} has no frames within {tolerance_s} s of {missed} s: the closest are "
             f"{distances[is_too_far].tolist()} s away. Were they recorded together?"
         )
     is_in_order = torch.equal(closest, torch.arange(len(closest)))
-    frames = batch.data if is_in_order else batch.data[closest]
+    return _as_asked(batch.data if is_in_order else batch.data[closest], return_uint8)
+
+
+def _as_asked(frames: torch.Tensor, return_uint8: bool) -> torch.Tensor:
     return frames if return_uint8 else frames.to(torch.float32) / 255

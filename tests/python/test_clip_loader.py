@@ -19,7 +19,7 @@ import reeld
 import torch
 from reeld.torch import ClipLoader, PendingSamples, VideoClips, collate
 from support import TWENTY, Daemon, digest, eventually, mapping_of
-from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Subset, WeightedRandomSampler, random_split
 
 ARENA = "memfd:reeld-arena"
 
@@ -94,6 +94,20 @@ def test_the_order_follows_torchs_own_seed_as_a_data_loader_does(dataset: VideoC
     torch.manual_seed(11)
     assert content(DataLoader(dataset, batch_size=20, shuffle=True, collate_fn=collate)) == ours
     assert torch.equal(torch.rand(1), after)
+
+
+def test_subsets_of_a_dataset_give_their_part_of_it(dataset: VideoClips) -> None:
+    part = Subset(dataset, [5, 5, 41, 0, 59, 33])
+    inner = Subset(part, [4, 0, 2])
+    train, rest = random_split(dataset, [50, 10], generator=seeded(8))
+    for subset in (part, inner, train, rest, Subset(dataset, [])):
+        assert len(ClipLoader(subset, batch_size=4)) == len(DataLoader(subset, batch_size=4))
+        assert content(ClipLoader(subset, batch_size=4)) == content(DataLoader(subset, batch_size=4))
+    assert content(ClipLoader(train, batch_size=9, shuffle=True, generator=seeded(2))) == content(
+        DataLoader(train, batch_size=9, shuffle=True, generator=seeded(2))
+    )
+    with pytest.raises(TypeError, match="list has no submit"):
+        ClipLoader(Subset([1, 2], [0]))  # pyright: ignore[reportArgumentType] # not a dataset
 
 
 @pytest.mark.parametrize("window", [1, 2, 9])

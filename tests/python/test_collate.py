@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import reeld
 import torch
-from reeld.torch import collate
+from reeld.torch import VideoClips, collate
 from support import TWENTY, Daemon, Reference, VideoDecoder, digest, eventually, mapping_of
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 ARENA = "memfd:reeld-arena"
 INDICES = [7, 0, 29]
@@ -52,6 +52,26 @@ def test_clips_of_one_reply_are_one_view(media: Path, count: int, order: str, dt
     assert [part.data_ptr() for part in batch.data] == [clip.data.data_ptr() for clip in clips]
     assert ARENA in mapping_of(batch.data.data_ptr())
     assert torch.equal(batch.data, reference_of(media, count, dimension_order=order, output_dtype=dtype))
+
+
+def test_torchs_default_makes_the_same_batches(media: Path) -> None:
+    clips = clips_of(media, 3)
+    samples = [{"clip": clip, "frame": VideoDecoder(media / TWENTY[0])[0], "label": 3} for clip in clips]
+    ours, default = collate(samples), default_collate(samples)
+    assert torch.equal(ours["clip"].data, default["clip"].data)
+    assert torch.equal(ours["clip"].pts_seconds, default["clip"].pts_seconds)
+    assert ours["label"].tolist() == default["label"].tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("worker_count", [0, 1])
+def test_a_data_loader_needs_no_collate_fn(media: Path, worker_count: int) -> None:
+    dataset = VideoClips([media / name for name in TWENTY[:4]], frames_per_clip=3, targets=range(4))
+    loader = DataLoader(dataset, batch_size=2, num_workers=worker_count, multiprocessing_context=None)
+    expected = DataLoader(dataset, batch_size=2, collate_fn=collate)
+    for (clips, targets), (clips_expected, targets_expected) in zip(loader, expected, strict=True):
+        assert torch.equal(clips.data, clips_expected.data)
+        assert torch.equal(clips.pts_seconds, clips_expected.pts_seconds)
+        assert targets.tolist() == targets_expected.tolist()
 
 
 def test_clips_of_an_odd_size_are_one_view(media: Path) -> None:

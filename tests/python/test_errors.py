@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import os
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchcodec.transforms
+import torchvision.transforms.v2
 from support import (
     SUBJECT,
     Daemon,
@@ -324,6 +327,30 @@ def test_a_file_that_changed_is_said_to_have_changed(media: Path, tmp_path: Path
         stream.truncate()
     with pytest.raises(reeld.SourceChangedError):
         decoder.get_frame_at(20)
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda", "no such device", 3])
+@pytest.mark.parametrize("name", ["audio_only.m4a", "no_such_file.mp4"])
+def test_a_device_that_there_is_not_for_a_file_without_video(media: Path, name: str, device: Any) -> None:
+    arguments: dict[str, Any] = {"source": str(media / name), "device": device}
+    assert_same_outcome(lambda: VideoDecoder(**arguments), lambda: Reference(**arguments))
+
+
+@pytest.mark.parametrize("clip", ["start_time.mkv", "broken_cut.mkv", "variable_rate.mp4"])
+def test_a_header_that_promises_more_frames_than_there_are(media: Path, clip: str) -> None:
+    ours, reference = (make(str(media / clip), seek_mode="approximate") for make in (VideoDecoder, Reference))
+    assert_same_outcome(ours.get_all_frames, reference.get_all_frames)
+
+
+def test_a_transform_that_is_a_class(media: Path) -> None:
+    own = importlib.import_module(f"{SUBJECT}.transforms")
+    for module in (own, torchcodec.transforms, torchvision.transforms.v2):
+        for name in ("Resize", "CenterCrop", "RandomCrop"):
+            kind: Any = getattr(module, name)
+            assert_same_outcome(
+                lambda kind=kind: VideoDecoder(str(media / CLIP), transforms=[kind]),
+                lambda kind=kind: Reference(str(media / CLIP), transforms=[kind]),
+            )
 
 
 # ---------------------------------------------------------------------------------- class hierarchy

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import REPOSITORY, Outcome, Reference, assert_error_fits, outcome
@@ -95,6 +96,22 @@ def test_random_times_and_tolerances_come_out_alike(media: Path) -> None:
 
 def test_times_out_of_order_and_repeated(media: Path) -> None:
     assert_alike(str(media / CLIP), [1.0, 0.5, 0.5, 1.5, 0.0], 1e-4, True)
+
+
+@pytest.mark.parametrize("return_uint8", [False, True])
+def test_times_in_any_sequence_and_none_at_all(media: Path, return_uint8: bool) -> None:
+    expected = backend.decode_video_frames(media / CLIP, [0.5, 1.0], 1e-4, return_uint8=return_uint8)
+    for times in (
+        torch.tensor([0.5, 1.0]),
+        torch.tensor([0.5, 1.0]).double(),
+        np.array([0.5, 1.0]),
+        (0.5, 1.0),
+    ):
+        found = backend.decode_video_frames(media / CLIP, times, 1e-4, return_uint8=return_uint8)
+        assert torch.equal(found, expected)
+    for times in ([], torch.tensor([])):
+        found = backend.decode_video_frames(media / CLIP, times, 1e-4, return_uint8=return_uint8)
+        assert (found.shape, found.dtype) == ((0, *expected.shape[1:]), expected.dtype)
 
 
 def test_a_time_between_frames_is_an_error_that_names_it(media: Path) -> None:

@@ -7,6 +7,7 @@ be found, and made short.
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,30 @@ def test_frames_in_order_are_those_that_torchcodec_seeks(media: Path, clip: str)
     # Last, because TorchCodec does not take note of where these lead it.
     for seconds in times:
         assert_same(in_order.get_frame_played_at(seconds), seeking.get_frame_played_at(seconds))
+
+
+@pytest.mark.parametrize("form", ["str", "bytes", "file"])
+def test_frames_in_order_know_mappings(media: Path, form: str) -> None:
+    mapping = {"mappings": {"form": form, "count": 1000, "prefix": ""}}
+    program = Program(clip="h264_open_gop.mp4", options=(("custom_frame_mappings", mapping),))
+    seeking = Reference(str(media / program.clip))
+    assert_same(InOrder(program).get_frames_at([0, 20, 7]), seeking.get_frames_at([0, 20, 7]))
+    crop = {"transform": "RandomCrop", "arguments": [[40, 50]]}
+    cropped = replace(program, options=(*program.options, ("transforms", [crop])))
+    assert_same(
+        InOrder(cropped).get_frame_at(7), runner.opened(runner.REFERENCE, cropped).value.get_frame_at(7)
+    )
+
+
+def test_who_crashed_is_told_by_this_package_alone(tmp_path: Path) -> None:
+    worker = pool._Worker(tmp_path / "log")
+    process = worker._process.pid
+    assert process is not None
+    # So that it is in the middle of the program, and not behind it, when it ends.
+    os.kill(process, signal.SIGSTOP)
+    worker.begin(Program(clip="h264_bframes.mp4", calls=(("len",),)))
+    os.kill(process, signal.SIGKILL)
+    _, (finding,) = worker.finish()
+    worker.end()
+    assert finding["verdict"] == pool.REFERENCE_CRASHED
+    assert finding["words"] == "the process crashed by SIGKILL; with this package alone it came to its end"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 import random
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,55 @@ def test_nhwc(media: Path) -> None:
     assert_same(ours.get_frame_played_at(0.5), reference.get_frame_played_at(0.5))
     assert_same(ours.get_frames_played_at([0.9, 0.1]), reference.get_frames_played_at([0.9, 0.1]))
     assert_same(ours.get_frames_played_in_range(0.1, 0.4), reference.get_frames_played_in_range(0.1, 0.4))
+
+
+class AsFloat:
+    """A number by its conversion alone."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+
+class AsIndex:
+    """An integer by its conversion alone."""
+
+    def __index__(self) -> int:
+        return 1
+
+
+class AsInt:
+    """What can be made an integer, and is none."""
+
+    def __int__(self) -> int:
+        return 1
+
+
+NUMBERS: list[Any] = [
+    *(Fraction(1, 3), Fraction(5, 2), Decimal("0.25"), Decimal("1.75"), Decimal("1e400"), Fraction(-1, 2)),
+]
+
+
+@pytest.mark.parametrize("number", [*NUMBERS, AsFloat(), AsIndex(), AsInt(), "0.5", None, 1j])
+def test_numbers_of_any_class_are_taken_as_by_torchcodec(media: Path, number: Any) -> None:
+    ours, reference = both(media / "h264_bframes.mp4")
+    for call in (
+        lambda decoder: decoder.get_frame_at(number),
+        lambda decoder: decoder[number],
+        lambda decoder: decoder.get_frames_at([number]),
+        lambda decoder: decoder.get_frames_played_at([number, 0]),
+        lambda decoder: decoder.get_frames_played_at((0.5, number)),
+        lambda decoder: decoder.get_frames_played_in_range(0, 1, number),
+        lambda decoder: decoder.get_frames_played_in_range(0.5, 0.5, number),
+    ):
+        assert_same_outcome(lambda call=call: call(ours), lambda call=call: call(reference))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_times_of_any_class_are_taken_as_by_torchcodec(media: Path, number: Any) -> None:
+    ours, reference = both(media / "h264_bframes.mp4")
+    for call in (
+        lambda decoder: decoder.get_frame_played_at(number),
+        lambda decoder: decoder.get_frames_played_in_range(number, 2),
+        lambda decoder: decoder.get_frames_played_in_range(0, number),
+    ):
+        assert_same_outcome(lambda call=call: call(ours), lambda call=call: call(reference))

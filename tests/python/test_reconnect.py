@@ -18,6 +18,7 @@ import reeld
 import torch
 from reeld import client
 from support import Daemon, VideoDecoder, digest, eventually, reference_digests
+from torch.utils.data import DataLoader, Dataset
 
 CLIP = "h264_bframes.mp4"
 # Longer than any test lasts.
@@ -333,3 +334,60 @@ def test_a_data_loader_goes_on_over_restarts(media: Path, service: Service) -> N
                 service.start()
         assert loader.stdout.read() == ""
     assert loader.returncode == 0
+
+
+# ------------------------------------------------------------------------------------ in a DataLoader
+
+
+class Clips(Dataset[Any]):
+    """Two frames a time of one video."""
+
+    def __init__(self, video: Path, count: int) -> None:
+        self.decoder = VideoDecoder(video)
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, item: int) -> Any:
+        """The frames, and the number of the first."""
+        return self.decoder.get_frames_at([item, item + 1]), item
+
+
+@pytest.mark.parametrize(("method", "is_persistent"), [("fork", True), ("spawn", False)])
+def test_a_data_loader_goes_on_after_the_daemon_was_killed(
+    media: Path, service: Service, method: str, is_persistent: bool
+) -> None:
+    expected = reference_digests(media / CLIP)
+    count = 16
+    loader = DataLoader(
+        Clips(media / CLIP, count),
+        batch_size=None,
+        num_workers=2,
+        prefetch_factor=3,
+        multiprocessing_context=method,
+        persistent_workers=is_persistent,
+    )
+    epoch = iter(loader)
+    right: set[int] = set()
+    lost: set[int] = set()
+    for position in range(count):
+        if position == 2:
+            # What the workers have handed on by now, and nobody has taken.
+            eventually(lambda: service.status()["tickets_outstanding"] >= 2, "batches are on their way")
+            service.kill()
+            service.start()
+        batch, item = next(epoch)
+        try:
+            assert [digest(frame) for frame in batch.data] == expected[item : item + 2]
+            right.add(item)
+        except reeld.FramesLostError:
+            lost.add(item)
+    with pytest.raises(StopIteration):
+        next(epoch)
+    assert lost
+    assert right | lost == set(range(count))
+    assert {0, 1, count - 1} <= right
+    # And the next epoch is whole.
+    for batch, item in loader:
+        assert [digest(frame) for frame in batch.data] == expected[item : item + 2]

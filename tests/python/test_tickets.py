@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import reeld
 import torch
-from reeld import client
+from reeld import client, samplers
 from reeld.frames import Frame, FrameBatch
+from reeld.torch import collate
 from support import (
     Daemon,
     VideoDecoder,
@@ -296,11 +297,145 @@ def test_views_of_another_shape_are_handed_over_too(video: str, counters: dict[s
     assert torch.equal(again.pts_seconds, batch.pts_seconds)
 
 
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "clips_at_random_indices": {"num_clips": 3},
+    "clips_at_regular_indices": {"num_clips": 3},
+    "clips_at_random_timestamps": {"num_clips": 3},
+    "clips_at_regular_timestamps": {"seconds_between_clip_starts": 0.5},
+}
+
+
+class Sampled(Dataset[FrameBatch]):
+    """One sample for each sampler."""
+
+    def __init__(self, video: str) -> None:
+        self.decoder = VideoDecoder(video)
+
+    def __len__(self) -> int:
+        return len(SAMPLERS)
+
+    def __getitem__(self, item: int) -> FrameBatch:
+        """The same clips each time."""
+        torch.manual_seed(item)
+        name = list(SAMPLERS)[item]
+        return getattr(samplers, name)(self.decoder, num_frames_per_clip=2, **SAMPLERS[name])
+
+
+def test_clips_of_samplers_are_handed_over_without_a_copy(
+    video: str, daemon: Daemon, counters: dict[str, int]
+) -> None:
+    dataset = Sampled(video)
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=1,
+        collate_fn=as_it_is,  # pyright: ignore[reportArgumentType] # there is no list without a batch size
+    )
+    clips = expected = None
+    for item, clips in enumerate(loader):
+        expected = dataset[item]
+        assert clips.data.shape == (len(expected), 2, 3, 180, 320)
+        assert torch.equal(clips.data, expected.data)
+        assert torch.equal(clips.pts_seconds, expected.pts_seconds)
+        assert torch.equal(clips.duration_seconds, expected.duration_seconds)
+        assert is_in_arena(clips.data)
+    del clips, expected
+    counted = since(daemon, counters)
+    assert (counted["tickets_redeemed"], counted["bytes_copied_out"]) == (len(SAMPLERS), 0)
+
+
 def test_a_pickle_is_good_for_one_process(video: str, counters: dict[str, int]) -> None:
     pickled = bytes(ForkingPickler.dumps(VideoDecoder(video).get_frames_at(INDICES)))
     assert frame_digests(pickle.loads(pickled)) == digests_of(video, INDICES)
+    lost = pickle.loads(pickled)
     with pytest.raises(reeld.FramesLostError, match="redeemed already"):
-        pickle.loads(pickled)
+        assert lost.data
+
+
+def put_on(frames: Any) -> Any:
+    frames.label = "cat"
+    return frames
+
+
+def with_float32_times(batch: FrameBatch) -> FrameBatch:
+    batch.pts_seconds = batch.pts_seconds.float()
+    return batch
+
+
+def with_a_gradient(batch: FrameBatch) -> FrameBatch:
+    batch.duration_seconds.requires_grad_()
+    return batch
+
+
+def with_times_of_another_shape(batch: FrameBatch) -> FrameBatch:
+    batch.pts_seconds = batch.pts_seconds.reshape(-1, 1)
+    return batch
+
+
+def with_a_list_of_times(batch: Any) -> FrameBatch:
+    batch.duration_seconds = batch.duration_seconds.tolist()
+    return batch
+
+
+def with_a_tensor_for_its_time(frame: Any) -> Frame:
+    frame.pts_seconds = torch.tensor(frame.pts_seconds)
+    return frame
+
+
+BATCH_CHANGES: list[Any] = [
+    *(put_on, with_float32_times, with_a_gradient, with_times_of_another_shape, with_a_list_of_times)
+]
+
+
+@pytest.mark.parametrize("changed", BATCH_CHANGES)
+def test_what_else_is_on_a_batch_is_kept(
+    video: str, daemon: Daemon, counters: dict[str, int], changed: Any
+) -> None:
+    batch = changed(VideoDecoder(video).get_frames_at(INDICES))
+    again = handed_over(batch)
+    assert repr(again) == repr(batch)
+    assert getattr(again, "label", None) == getattr(batch, "label", None)
+    assert torch.equal(again.data, batch.data)
+    assert_is_counted_as_a_copy(daemon, counters, batch)
+
+
+@pytest.mark.parametrize("changed", [put_on, with_a_tensor_for_its_time])
+def test_what_else_is_on_a_frame_is_kept(
+    video: str, daemon: Daemon, counters: dict[str, int], changed: Any
+) -> None:
+    frame = changed(VideoDecoder(video).get_frame_at(3))
+    again = handed_over(frame)
+    assert repr(again) == repr(frame)
+    assert getattr(again, "label", None) == getattr(frame, "label", None)
+    assert torch.equal(again.data, frame.data)
+    assert_is_counted_as_a_copy(daemon, counters, frame)
+
+
+def assert_is_counted_as_a_copy(daemon: Daemon, before: dict[str, int], frames: Any) -> None:
+    assert since(daemon, before)["tickets_issued"] == 0
+    assert reeld.status()["totals"]["bytes_copied_out"] - before["bytes_copied_out"] == frames.data.nbytes
+
+
+@pytest.mark.parametrize(
+    "taken", [lambda decoder: decoder.get_frames_at(INDICES), lambda decoder: decoder.get_frame_at(3)]
+)
+def test_lost_frames_raise_where_they_are_used(video: str, counters: dict[str, int], taken: Any) -> None:
+    pickled = bytes(ForkingPickler.dumps(taken(VideoDecoder(video))))
+    kept = pickle.loads(pickled)
+    lost = pickle.loads(pickled)
+    assert isinstance(lost, type(kept))
+    uses: list[Any] = [
+        *(lambda: lost.data, lambda: lost.pts_seconds, lambda: lost.duration_seconds, lambda: list(lost)),
+        *(lambda: lost.pin_memory(), lambda: lost.to("cpu")),
+        *(lambda: handed_over(lost).data, lambda: copy.deepcopy(lost).data, lambda: by_pickle(lost).data),
+    ]
+    if isinstance(kept, FrameBatch):
+        uses += [lambda: len(lost), lambda: lost[0], lambda: lost[:1], lambda: collate([lost])]
+    for use in uses:
+        with pytest.raises(reeld.FramesLostError, match="redeemed already"):
+            use()
+    assert "redeemed already" in repr(lost)
+    assert not hasattr(lost, "label")
 
 
 def test_a_worker_may_drop_its_frames_before_they_are_taken(video: str, counters: dict[str, int]) -> None:

@@ -1,6 +1,7 @@
 """From memory that the native module holds to what callers get: torch tensors, or numpy arrays without torch.
 
-Nothing is copied here. Who keeps the memory alive, and gives it back, is the native module's matter.
+Nothing is copied here, and nothing made on torch's default device, which may be another than the CPU. Who
+keeps the memory alive, and gives it back, is the native module's matter.
 """
 
 from __future__ import annotations
@@ -81,6 +82,16 @@ def block_of(data: torch.Tensor) -> Block | None:
     return Block(start, start + (last + 1) * data.itemsize, dtype, shape, strides)
 
 
+def is_plain_float64(values: object) -> bool:
+    """Whether float64 values, and nothing else, are all there is to a tensor or an array."""
+    torch = _torch_module()
+    if torch is not None and type(values) is torch.Tensor:
+        tensor = cast("torch.Tensor", values)
+        is_strided = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        return is_strided and tensor.dtype == torch.float64 and not tensor.requires_grad
+    return type(values) is np.ndarray and values.dtype == np.float64 and torch is None
+
+
 def times_bytes(times: torch.Tensor) -> bytes:
     """Float64 values as `times_tensor` takes them."""
     return np.ascontiguousarray(times, dtype=np.float64).tobytes()
@@ -94,7 +105,7 @@ def times_tensor(times: bytearray | Sequence[float]) -> torch.Tensor:
         return cast("torch.Tensor", array)
     if isinstance(times, bytearray) and times:
         return torch.frombuffer(times, dtype=torch.float64)
-    return torch.tensor(list(times), dtype=torch.float64)
+    return torch.tensor(list(times), dtype=torch.float64, device="cpu")
 
 
 def array_tensor(values: NDArray[Any]) -> torch.Tensor:
@@ -109,5 +120,5 @@ def empty_frames(height: int, width: int, dtype: str, *, channels_first: bool) -
     if torch is None:
         frames = np.empty((0, height, width, 3), dtype=dtype)
         return cast("torch.Tensor", frames.transpose(0, 3, 1, 2) if channels_first else frames)
-    frames = torch.empty((0, height, width, 3), dtype=getattr(torch, dtype))
+    frames = torch.empty((0, height, width, 3), dtype=getattr(torch, dtype), device="cpu")
     return frames.permute(0, 3, 1, 2) if channels_first else frames

@@ -5,6 +5,7 @@ What a source may be is not checked here but in `decoders/_sources.py`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import sys
@@ -254,7 +255,13 @@ def _as_index(index: SupportsIndex) -> int:
         return int(operator.index(index))
     except TypeError:
         value = _item(index)
-    # TorchCodec cuts off the fraction that a tensor or an array of one number may have, and takes no floats.
+    # TorchCodec cuts off the fraction that a tensor, an array of one number, a Fraction or a Decimal has, and
+    # takes no floats.
+    if value is index and not isinstance(value, float) and _is_scalar(value, "__int__"):
+        try:
+            return int(cast("Any", value))
+        except (TypeError, ValueError, OverflowError):
+            pass
     if value is index or not isinstance(value, int | float) or not math.isfinite(value):
         raise ArgumentTypeError(f"A frame index must be an integer, not {type(index).__name__}.")
     return int(value)
@@ -267,12 +274,18 @@ def as_seconds(seconds: float) -> float:
         ArgumentTypeError: It is not a number.
     """
     value = seconds if isinstance(seconds, int | float) else _item(seconds)
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) and not _is_scalar(value, "__float__", "__index__"):
         raise ArgumentTypeError(f"A time must be a number of seconds, not {type(seconds).__name__}.")
+    number = cast("float", value)
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if number > 0 else -math.inf
+
+
+def _is_scalar(value: object, *methods: str) -> bool:
+    """Whether it can be converted by one of these methods, as numbers can, and is no tensor or array."""
+    return not hasattr(value, "ndim") and any(hasattr(type(value), method) for method in methods)
 
 
 def _item(value: object) -> object:
@@ -298,6 +311,10 @@ def _as_array(values: Indices | Times, name: str, *, torch_dtype: str) -> NDArra
             array = np.asarray(values)
         except (TypeError, ValueError, RuntimeError):
             raise ArgumentTypeError(f"{name} must be numbers, in a list, an array or a tensor.") from None
+    if array.dtype == object and torch_dtype == "float64" and not isinstance(values, np.ndarray):
+        # Perhaps of numbers that numpy has no type for, such as Fraction and Decimal.
+        with contextlib.suppress(ArgumentTypeError):
+            array = np.array([as_seconds(value) for value in array.flat], np.float64).reshape(array.shape)
     if array.ndim > 1:
         raise InvalidRequestError(f"{name} must have one dimension; these have {array.ndim}.")
     return array.reshape(-1)

@@ -11,6 +11,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
 from reeld import _arrays, _native, client
+from reeld._lost import LostFrame, LostFrameBatch
 from reeld.errors import ReeldError
 from reeld.frames import Frame, FrameBatch
 
@@ -24,16 +25,24 @@ _PROTOCOL = 2
 _session_named_in: int | None = None
 
 
+# What tickets carry beside the pixels. `_memory` is no more than a hint.
+_CARRIED = frozenset(("data", "pts_seconds", "duration_seconds", "_memory"))
+
+
 def _reduce_batch(batch: FrameBatch) -> tuple[Any, ...]:
-    sent = _ticket_for(batch._memory, batch.data)
+    times = (batch.pts_seconds, batch.duration_seconds)
+    are_times_as_made = all(
+        _arrays.is_plain_float64(each) and each.shape == batch.data.shape[:-3] for each in times
+    )
+    sent = _ticket_for(batch, batch._memory, is_as_made=are_times_as_made)
     if sent is None:
         return _by_value(batch)
-    times = (_arrays.times_bytes(batch.pts_seconds), _arrays.times_bytes(batch.duration_seconds))
-    return _redeemed_batch, (*sent, *times, tuple(batch.pts_seconds.shape))
+    return _redeemed_batch, (*sent, *map(_arrays.times_bytes, times), tuple(batch.pts_seconds.shape))
 
 
 def _reduce_frame(frame: Frame) -> tuple[Any, ...]:
-    sent = _ticket_for(frame._memory, frame.data)
+    are_times_as_made = type(frame.pts_seconds) is float and type(frame.duration_seconds) is float
+    sent = _ticket_for(frame, frame._memory, is_as_made=are_times_as_made and frame.data.ndim == 3)
     if sent is None:
         return _by_value(frame)
     return _redeemed_frame, (*sent, frame.pts_seconds, frame.duration_seconds)
@@ -46,10 +55,13 @@ def _by_value(frames: Frame | FrameBatch) -> tuple[Any, ...]:
     return reduced
 
 
-def _ticket_for(memory: _native.Memory | None, data: torch.Tensor) -> tuple[Any, ...] | None:
+def _ticket_for(
+    frames: Frame | FrameBatch, memory: _native.Memory | None, *, is_as_made: bool
+) -> tuple[Any, ...] | None:
     """A ticket for the slot, and where in it the pixels lie; None where they have to go by value."""
     if memory is None:
         return None
+    data: torch.Tensor = frames.data
     block = _arrays.block_of(data)
     addresses = memory.addresses()
     if block is None or addresses is None:
@@ -57,6 +69,10 @@ def _ticket_for(memory: _native.Memory | None, data: torch.Tensor) -> tuple[Any,
     start, stop = addresses
     # Somebody may have put other pixels in the place of ours.
     if not start <= block.start <= block.stop <= stop:
+        return None
+    if not is_as_made or not _CARRIED.issuperset(frames.__dict__):
+        # Something was put on them, or in the place of their times, that no ticket would carry.
+        client._count_copy(data.nbytes)
         return None
     _name_session()
     try:
@@ -96,7 +112,10 @@ def _redeemed_batch(
     duration_seconds: bytes,
     times_shape: tuple[int, ...],
 ) -> FrameBatch:
-    pixels = _redeem(ticket, socket, dtype, offset, shape, strides)
+    try:
+        pixels = _redeem(ticket, socket, dtype, offset, shape, strides)
+    except ReeldError as error:
+        return LostFrameBatch(error)
     pts, durations = (
         _arrays.times_tensor(bytearray(times)).reshape(times_shape)
         for times in (pts_seconds, duration_seconds)
@@ -116,7 +135,10 @@ def _redeemed_frame(
     pts_seconds: float,
     duration_seconds: float,
 ) -> Frame:
-    pixels = _redeem(ticket, socket, dtype, offset, shape, strides)
+    try:
+        pixels = _redeem(ticket, socket, dtype, offset, shape, strides)
+    except ReeldError as error:
+        return LostFrame(error)
     frame = Frame(_arrays.pixels_tensor(pixels), pts_seconds, duration_seconds)
     frame._memory = pixels.memory()
     return frame

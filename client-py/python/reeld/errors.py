@@ -22,8 +22,11 @@ class ArgumentTypeError(InvalidRequestError, TypeError, RuntimeError):
     """
 
 
-class FrameIndexError(ReeldError, IndexError):
-    """A frame index outside the stream."""
+class FrameIndexError(ReeldError, IndexError, RuntimeError):
+    """A frame index outside the stream, or behind the last frame that there is, whatever the header says.
+
+    TorchCodec raises ``IndexError`` for the former and ``RuntimeError`` for the latter. This class is both.
+    """
 
 
 class RangeError(InvalidRequestError, FrameIndexError, RuntimeError):
@@ -73,6 +76,9 @@ class FramesLostError(ReeldError, RuntimeError):
     """Frames that another process handed over are lost.
 
     They were taken over already, the processes that they depended on have ended, or the daemon was restarted.
+    Frames that a process got from a queue and that are lost are objects of their class all the same, and
+    raise this where they are used: ``data``, the times, indexing, iterating. So a ``DataLoader`` goes on:
+    whoever catches it may leave out that batch and take the next.
     """
 
 

@@ -222,7 +222,8 @@ def _integer(text: str, *, least: int) -> int:
 
 def _known(transform: DecoderTransform | nn.Module) -> DecoderTransform:
     """The transform itself, TorchCodec's included, or the equivalent of torchvision's."""
-    if hasattr(transform, "_make_transform_spec") and hasattr(transform, "_get_output_dims"):
+    is_object = not isinstance(transform, type)
+    if is_object and hasattr(transform, "_make_transform_spec") and hasattr(transform, "_get_output_dims"):
         return cast("DecoderTransform", transform)
     # Where nobody has imported it, none of its objects can be here.
     loaded = sys.modules.get("torchvision.transforms.v2")
@@ -280,4 +281,4 @@ def _random_below(limit: int) -> int:
     except ImportError:
         # The global generator, which np.random.seed seeds: as with torch, so callers choose the crops.
         return int(np.random.randint(limit))
-    return int(torch.randint(0, limit, size=()).item())
+    return int(torch.randint(0, limit, size=(), device="cpu").item())

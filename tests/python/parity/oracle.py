@@ -18,8 +18,8 @@ import torch
 from support import Reference
 from torchcodec.decoders import ColorConverter, Demuxer
 
-from parity import clips
-from parity.programs import Program, value
+from parity import clips, runner
+from parity.programs import Program
 
 
 class InOrder:
@@ -32,9 +32,11 @@ class InOrder:
             RuntimeError: It cannot be decoded to its end.
         """
         file = str(clips.path(program.clip))
-        options = {name: value(data) for name, data in program.options}
+        options = runner.options_of(program, "torchcodec.transforms")
         torch.manual_seed(program.torch_seed)
         self.metadata: Any = Reference(file, **options).metadata
+        # A mapping that comes in a file has been read by that one.
+        options = runner.options_of(program, "torchcodec.transforms")
         self._is_exact = options.pop("seek_mode", "exact") == "exact"
         self._is_channels_last = options.pop("dimension_order", "NCHW") == "NHWC"
         stream_index = self.metadata.stream_index

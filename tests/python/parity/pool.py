@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -129,30 +130,36 @@ class _Worker:
     def finish(self) -> tuple[Program, list[dict[str, Any]]]:
         """The program that was begun, and the findings. It may be waited for."""
         assert self._program is not None
-        program, verdict = self._program, CRASHED
+        program = self._program
+        findings, verdict, words = self._received()
+        if findings is not None:
+            return program, findings
+        # The one at fault is told by this package without TorchCodec beside it.
+        self.begin(program, is_only_ours=True)
+        findings_alone, _, words_alone = self._received()
+        if findings_alone is not None and verdict == CRASHED:
+            verdict = REFERENCE_CRASHED
+        words = f"the process {words}; with this package alone it {words_alone}"
+        return program, [{"position": -1, "verdict": verdict, "words": words}]
+
+    def _received(self) -> tuple[list[dict[str, Any]] | None, str, str]:
+        """The findings; or None, what became of the process, and that in words. Another one is here then."""
         try:
             if self.connection.poll(max(self.deadline - time.monotonic(), 0)):
-                return program, self.connection.recv()
-            verdict = HUNG
-        except EOFError:
-            pass
+                return self.connection.recv(), "", "came to its end"
+            verdict = words = HUNG
+        except (EOFError, ConnectionResetError):
+            # Its end of the pipe is closed, so it is about to end by itself.
+            self._process.join()
+            code = self._process.exitcode or 0
+            verdict = CRASHED
+            # SIGKILL is no crash of a library: somebody else ended it, such as the kernel for want of memory.
+            words = (
+                f"{CRASHED} by {signal.Signals(-code).name}" if code < 0 else f"{CRASHED} with code {code}"
+            )
         self.end()
         self._start()
-        if verdict == CRASHED and self._is_fine_without_torchcodec(program):
-            verdict = REFERENCE_CRASHED
-        return program, [{"position": -1, "verdict": verdict, "words": f"the process {verdict}"}]
-
-    def _is_fine_without_torchcodec(self, program: Program) -> bool:
-        self.begin(program, is_only_ours=True)
-        try:
-            if self.connection.poll(GIVE_UP_SECONDS):
-                self.connection.recv()
-                return True
-        except EOFError:
-            pass
-        self.end()
-        self._start()
-        return False
+        return None, verdict, words
 
     def end(self) -> None:
         """Ends the process."""

@@ -58,19 +58,24 @@ def opened(library: Library, program: Program) -> Outcome:
 
     def build() -> Any:
         torch.manual_seed(program.torch_seed)
-        options = {name: _option(program, data, library) for name, data in program.options}
+        options = options_of(program, library.transforms)
         return library.decoder(sources.source(program.source, file), **options)
 
     return outcome(build)
 
 
-def _option(program: Program, data: Any, library: Library) -> Any:
+def options_of(program: Program, transforms: str) -> dict[str, Any]:
+    """What the program's decoder is made with; new objects each time. Transforms are those of a module."""
+    return {name: _option(program, data, transforms) for name, data in program.options}
+
+
+def _option(program: Program, data: Any, transforms: str) -> Any:
     if isinstance(data, dict) and "mappings" in data:
         stream_index = program.option("stream_index")
         if type(stream_index) is not int:
             stream_index = clips.best_stream(program.clip)
         return sources.mappings(clips.path(program.clip), stream_index, **data["mappings"])
-    return value(data, library.transforms)
+    return value(data, transforms)
 
 
 def answer(library: Library, decoder: Any, program: Program, position: int) -> Outcome:

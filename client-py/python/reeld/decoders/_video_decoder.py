@@ -143,7 +143,6 @@ class VideoDecoder:
         _check_choice("dimension order", dimension_order, _DIMENSION_ORDERS)
         thread_count = _thread_count(num_ffmpeg_threads)
         dtype = _dtype_name(output_dtype)
-        _check_device(device)
         opened = opened_source(source)
         self._path, self._is_in_memory = opened.path, opened.is_in_memory
         self._options = {
@@ -163,6 +162,8 @@ class VideoDecoder:
             thread_count=thread_count,
             mapping=None if mappings is None else mappings.native(),
         )
+        # Only now, as TorchCodec does it: a file without video is wrong whatever the device.
+        _check_device(device)
         self.metadata = VideoStreamMetadata.from_description(self._native.description())
         self.stream_index = self.metadata.stream_index
         if transforms is not None:

@@ -81,8 +81,11 @@ def filled(places: list[Place], count: int, policy: Callable[..., list]) -> list
 def as_clips(frames: FrameBatch, num_clips: int, num_frames_per_clip: int) -> FrameBatch:
     """One row per clip. The pixels stay where they are."""
     shape = (num_clips, num_frames_per_clip)
-    return FrameBatch(
+    clips = FrameBatch(
         frames.data.reshape(*shape, *frames.data.shape[1:]),
         frames.pts_seconds.reshape(shape),
         frames.duration_seconds.reshape(shape),
     )
+    # So that they can be handed to another process without a copy.
+    clips._memory = frames._memory
+    return clips

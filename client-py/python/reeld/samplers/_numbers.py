@@ -15,7 +15,7 @@ def random_integers(low: int, high: int, count: int) -> list[int]:
     torch = _arrays._torch_module()
     if torch is None:
         return np.random.randint(low, high, size=count).tolist()
-    return torch.randint(low, high, (count,)).tolist()
+    return torch.randint(low, high, (count,), device="cpu").tolist()
 
 
 def random_fractions(count: int) -> list[float]:
@@ -23,14 +23,14 @@ def random_fractions(count: int) -> list[float]:
     torch = _arrays._torch_module()
     if torch is None:
         return np.random.random_sample(count).tolist()
-    return torch.rand(count, dtype=torch.float64).tolist()
+    return torch.rand(count, dtype=torch.float64, device="cpu").tolist()
 
 
 def spread_integers(first: int, last: int, count: int) -> list[int]:
     """`count` integers from `first` to `last`, both included, at distances as equal as may be."""
     torch = _arrays._torch_module()
     if torch is not None:
-        return torch.linspace(first, last, count, dtype=torch.int).tolist()
+        return torch.linspace(first, last, count, dtype=torch.int, device="cpu").tolist()
     # As torch has them: the second half is counted back from the end, so that it reaches the end exactly.
     if count == 1:
         return [first]
@@ -46,6 +46,6 @@ def spaced_floats(begin: float, end: float, step: float) -> list[float]:
     if torch is None:
         values = np.arange(begin, end, step, dtype=np.float64).tolist()
     else:
-        values = torch.arange(begin, end, step, dtype=torch.float64).tolist()
+        values = torch.arange(begin, end, step, dtype=torch.float64, device="cpu").tolist()
     # Both may reach the end by a rounding error.
     return [value for value in values if value < end]

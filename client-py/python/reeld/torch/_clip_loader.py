@@ -9,12 +9,12 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from reeld.client import statistics
 from reeld.errors import ArgumentTypeError, InvalidRequestError
@@ -103,7 +103,8 @@ class ClipLoader:
     ``next()`` gives the batch behind it.
 
     Args:
-        dataset: :class:`VideoClips`, or another :class:`SubmittingDataset`.
+        dataset: :class:`VideoClips`, or another :class:`SubmittingDataset`, or a ``torch.utils.data.Subset``
+            of such, as ``random_split`` makes them.
         batch_size: Samples in a batch.
         shuffle: Whether to take them in random order, another one in each epoch.
         sampler: Gives the indices in their order, instead of ``shuffle``.
@@ -136,7 +137,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        dataset: SubmittingDataset,
+        dataset: SubmittingDataset | Subset[Any],
         *,
         batch_size: int = 1,
         shuffle: bool | None = None,
@@ -147,9 +148,7 @@ class ClipLoader:
         generator: torch.Generator | None = None,
         window: int = 4,
     ) -> None:
-        if not hasattr(dataset, "submit"):
-            name = type(dataset).__name__
-            raise ArgumentTypeError(f"A {name} has no submit(indices): use VideoClips, or a DataLoader.")
+        self._submitting = _submitting(dataset)
         if batch_size is None:
             raise InvalidRequestError("batch_size=None is not supported: a request is made for each batch.")
         if window < 1:
@@ -160,7 +159,7 @@ class ClipLoader:
         # Torch's own loader decides which samples belong to which batch, so that its rules and its use of the
         # generator need not be told again here.
         self._order: DataLoader[Any] = DataLoader(
-            _Positions(dataset),
+            _Positions(self._submitting),
             batch_size=batch_size,
             shuffle=shuffle,
             sampler=sampler,
@@ -175,7 +174,32 @@ class ClipLoader:
         return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _Epoch(self.dataset, iter(self._order), self._collate_fn, self.window)
+        return _Epoch(self._submitting, iter(self._order), self._collate_fn, self.window)
+
+
+def _submitting(dataset: SubmittingDataset | Subset[Any]) -> SubmittingDataset:
+    """What can be asked for batches, also below any number of subsets."""
+    if hasattr(dataset, "submit"):
+        return cast("SubmittingDataset", dataset)
+    if isinstance(dataset, Subset):
+        return _Part(_submitting(cast("Any", dataset.dataset)), dataset.indices)
+    name = type(dataset).__name__
+    raise ArgumentTypeError(f"A {name} has no submit(indices): use VideoClips, or a DataLoader.")
+
+
+class _Part:
+    """Some samples of a dataset, in an order of their own."""
+
+    def __init__(self, whole: SubmittingDataset, indices: Sequence[int]) -> None:
+        self._whole = whole
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def submit(self, indices: list[int], /) -> PendingSamples:
+        """As the whole dataset does it."""
+        return self._whole.submit([self._indices[index] for index in indices])
 
 
 class _Positions(Dataset[int]):

@@ -28,6 +28,9 @@ _TYPE_STRINGS = {torch.uint8: "|u1", torch.uint16: "<u2", torch.float32: "<f4"}
 def collate(samples: Sequence[Sample]) -> Sample:
     """Makes a batch of samples: torch's ``default_collate``, which also knows ``Frame`` and ``FrameBatch``.
 
+    Importing this package teaches ``default_collate`` the same, so that a ``DataLoader`` without a
+    ``collate_fn`` makes the same batches.
+
     Frames may be the samples themselves or lie in them, in tuples, named tuples, lists and dicts. Everything
     else becomes what ``default_collate`` makes of it.
 
@@ -57,14 +60,12 @@ def collate(samples: Sequence[Sample]) -> Sample:
         >>> batch.data.data_ptr() == clips[0].data.data_ptr()
         True
     """
-    return collate_by_type(
-        samples, collate_fn_map={Frame: _frames, FrameBatch: _batches, **default_collate_fn_map}
-    )
+    return collate_by_type(samples, collate_fn_map=default_collate_fn_map)
 
 
 def _frames(frames: Sequence[Frame], *, collate_fn_map: object = None) -> FrameBatch:
-    pts_seconds = torch.tensor([frame.pts_seconds for frame in frames], dtype=torch.float64)
-    durations = torch.tensor([frame.duration_seconds for frame in frames], dtype=torch.float64)
+    pts_seconds = torch.tensor([frame.pts_seconds for frame in frames], dtype=torch.float64, device="cpu")
+    durations = torch.tensor([frame.duration_seconds for frame in frames], dtype=torch.float64, device="cpu")
     return _batch(frames, pts_seconds, durations)
 
 
@@ -133,3 +134,7 @@ def _copy(tensors: list[torch.Tensor]) -> torch.Tensor:
         return default_collate(tensors)
     # Channels are the innermost in memory though not in the shape: so it shall be in the batch.
     return default_collate([tensor.movedim(-3, -1) for tensor in tensors]).movedim(-1, -3)
+
+
+# As torch's documentation has it for types of one's own.
+default_collate_fn_map.update({Frame: _frames, FrameBatch: _batches})

@@ -195,7 +195,7 @@ class VideoClips(Dataset[Any]):
         self._decoder_options = decoder_options
         self._decoder_of = self._decoder_cache()
         # In shared memory, so that workers that outlive an epoch hear of the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
 
     def __len__(self) -> int:
         """The number of clips of all videos."""
