@@ -405,13 +405,14 @@ impl Landing {
             self.origin.saturating_sub(seconds.map_or(0, |seconds| facts.time_base.nearest_ticks(*seconds)))
         };
         let last = Self::STEPS_BACK_SECONDS.len() + 1;
-        let was_at_begin = self.attempt > 0 && point(self.attempt) < facts.start_ticks;
+        // Well before it: decoding times are smaller than the pts of the first picture.
+        let before_begin = facts.start_ticks.saturating_sub(facts.time_base.nearest_ticks(1.0));
+        let was_at_begin = self.attempt > 0 && point(self.attempt) <= before_begin;
         if self.attempt == last || was_at_begin {
             return None;
         }
         self.attempt += 1;
         self.has_begun = false;
-        let before_begin = facts.start_ticks.saturating_sub(facts.time_base.nearest_ticks(1.0));
         Some(if self.attempt == last { self.origin.min(before_begin) } else { point(self.attempt) })
     }
 }
