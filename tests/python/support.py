@@ -182,9 +182,12 @@ def reference_digests(file: Path) -> list[str]:
     ]
 
 
-def ffmpeg_frames(file: Path) -> torch.Tensor:
-    """Every frame of the first video stream as the ffmpeg program decodes it, without any seeking: NCHW."""
-    metadata = Reference(str(file)).metadata
+def ffmpeg_frames(file: Path, *, opener: Any = Reference) -> torch.Tensor:
+    """Every frame of the first video stream as the ffmpeg program decodes it, without any seeking: NCHW.
+
+    `opener` is the class that tells how large they are.
+    """
+    metadata = opener(str(file)).metadata
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(file), "-map", "0:v:0", "-vsync", "passthrough"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     pixels = bytearray(subprocess.run(command, check=True, capture_output=True).stdout)

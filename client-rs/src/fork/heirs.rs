@@ -132,6 +132,8 @@ fn lock(state: &State) -> MutexGuard<'_, Vec<Family>> {
 }
 
 pub(super) fn fork_begins() {
+    // Otherwise a process that keeps its leases would keep a pipe for each child that it ever had.
+    look();
     let state = STATE.get();
     let ends = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok();
     let (pipe, numbers) = match ends {
@@ -178,4 +180,20 @@ pub(super) fn fork_done_in_parent() {
 /// read end is in the table of descriptors that are closed.
 pub(super) fn fork_done_in_child() {
     FORK_UNDER_WAY.set(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_that_have_died_out_are_forgotten_at_the_next_fork() {
+        let _lease = Heritage::new();
+        for _ in 0..3 {
+            fork_begins();
+            // The parent closes its write end, and there is no child: the family has died out.
+            fork_done_in_parent();
+        }
+        assert_eq!(STATE.get().family_count.load(Ordering::Acquire), 1);
+    }
 }

@@ -20,6 +20,7 @@ mod sessions;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod timeless;
 mod wanted;
 mod workshop;
 

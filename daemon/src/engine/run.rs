@@ -194,7 +194,7 @@ impl<D: Device> RunInProgress<D> {
             None => self.find_session(workshop, target)?,
         };
         if !is_aimed && !session.is_before(self.start, target) {
-            self.keeps_all = self.is_revisit(workshop);
+            self.keeps_all = self.is_revisit(workshop) && !session.has_only_lone_pictures();
             self.seek(workshop, &mut session, target)?;
         }
         self.aim = Some(target);
@@ -210,6 +210,9 @@ impl<D: Device> RunInProgress<D> {
     ) -> Result<(), Failure> {
         let last = self.pending.last().map_or(target, |last| last.picture.target);
         session.prepare(&mut workshop.device, self.start, (target, last), self.thread_count)?;
+        if !session.can_seek_to(target) {
+            session.reopen(&mut workshop.device, workshop.sources.take_input(self.key.source)?)?;
+        }
         session.seek(self.start, target)
     }
 

@@ -8,8 +8,9 @@ use reeld_protocol::metadata::Rational;
 use super::device::{Decoder, Device, Picture, Received, Sent};
 use super::failure::Failure;
 use super::media::{self, References, Rotation};
+use super::timeless::Timeless;
 use super::wanted::{self, Shown};
-use crate::ffi::{MediaInput, Packet};
+use crate::ffi::{MediaInput, Packet, Stream};
 use crate::link::{RunStart, Target};
 
 /// The MPEG program stream demuxer starts in the middle of samples after a seek.
@@ -34,6 +35,8 @@ pub struct Session<D: Device> {
     is_misaligned_after_seek: bool,
     /// True from a seek to the first sample that the decoder takes, for the format above.
     may_be_misaligned: bool,
+    /// For a format without times, in which there is no seek.
+    timeless: Option<Timeless>,
 }
 
 /// What does not change while a stream is read.
@@ -106,6 +109,7 @@ impl<D: Device> Session<D> {
         let decoder = device.open_decoder(&input, best, thread_count)?;
         input.keep_only(stream);
         let is_misaligned_after_seek = input.format_name() == MISALIGNED_FORMAT;
+        let timeless = timeless(&input, stream);
         Ok(Session {
             input,
             decoder,
@@ -118,7 +122,17 @@ impl<D: Device> Session<D> {
             landing: None,
             is_misaligned_after_seek,
             may_be_misaligned: false,
+            timeless,
         })
+    }
+
+    /// False if only an input that is opened anew leads to `target`: the format has no seek, and `target` was passed.
+    pub fn can_seek_to(&self, target: Target) -> bool {
+        let is_ahead = match self.position {
+            Position::Unset => false,
+            Position::Live(way) => way.has_not_passed(target, self.facts.time_base),
+        };
+        self.timeless.as_ref().is_none_or(|timeless| is_ahead || !timeless.has_begun())
     }
 
     /// True if going forward leads to `target` and is no detour compared with a seek.
@@ -128,6 +142,9 @@ impl<D: Device> Session<D> {
         };
         if !way.has_not_passed(target, self.facts.time_base) {
             return false;
+        }
+        if self.timeless.is_some() {
+            return true;
         }
         match start {
             RunStart::Keyframe(keyframe) => way.is_at(keyframe),
@@ -148,6 +165,27 @@ impl<D: Device> Session<D> {
         }
     }
 
+    /// True if no picture on the way is worth keeping: there is no seek, but samples are left out on any way.
+    pub fn has_only_lone_pictures(&self) -> bool {
+        self.timeless.as_ref().is_some_and(Timeless::is_intra_only)
+    }
+
+    /// Begins anew on a freshly opened input of the same file.
+    pub fn reopen(&mut self, device: &mut D, mut input: MediaInput) -> Result<(), Failure> {
+        input.keep_only(self.stream);
+        self.input = input;
+        self.timeless = timeless(&self.input, self.stream);
+        self.open_decoder(device)
+    }
+
+    fn open_decoder(&mut self, device: &mut D) -> Result<(), Failure> {
+        let (stream, codec) = (self.stream, String::new());
+        let best = self.input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
+        self.position = Position::Unset;
+        self.decoder = device.open_decoder(&self.input, best, self.thread_count)?;
+        Ok(())
+    }
+
     /// Has so many codec threads from the next seek on, if the way there and on to `last` is long enough for them to
     /// help each other; else one.
     pub fn prepare(
@@ -162,22 +200,27 @@ impl<D: Device> Session<D> {
             RunStart::Keyframe(keyframe) => Some(keyframe),
             RunStart::Demuxer => self.input.keyframe_before(self.stream, first),
         };
+        // Without times, the way leads from the file's begin.
+        let begin = begin.filter(|_| self.timeless.is_none());
         let way = begin.and_then(|begin| self.facts.frame_count_between(begin, last));
         let is_long = way.is_none_or(|count| count >= LONG_WAY_FRAMES);
         let thread_count = if is_long && !self.references.is_distrusted() { thread_count } else { 1 };
         if thread_count == self.thread_count {
             return Ok(());
         }
-        let (stream, codec) = (self.stream, String::new());
-        let best = self.input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
-        self.position = Position::Unset;
-        self.decoder = device.open_decoder(&self.input, best, thread_count)?;
         self.thread_count = thread_count;
-        Ok(())
+        self.open_decoder(device)
     }
 
-    /// Goes to where decoding for `target` begins.
+    /// Goes to where decoding for `target` begins, if it can.
     pub fn seek(&mut self, start: RunStart, target: Target) -> Result<(), Failure> {
+        if let Some(timeless) = &mut self.timeless {
+            if !timeless.has_begun() {
+                timeless.begin();
+                self.position = Position::Live(Way::from(i64::MIN));
+            }
+            return Ok(());
+        }
         let cursor = wanted::cursor(target, self.facts.time_base);
         let (origin, keyframe) = match start {
             RunStart::Keyframe(keyframe) => (keyframe, Some(keyframe)),
@@ -197,7 +240,9 @@ impl<D: Device> Session<D> {
         };
         match self.decoder.receive()? {
             Received::Picture(picture) => {
-                let shown = way.show(picture.pts_ticks(), picture.duration_ticks());
+                let number = self.timeless.as_mut().and_then(Timeless::number);
+                let pts = number.unwrap_or_else(|| picture.pts_ticks());
+                let shown = way.show(pts, picture.duration_ticks());
                 if self.landing.is_some_and(|landing| landing.is_missed_by(shown)) && self.land_earlier() {
                     return Ok(Step::Fed);
                 }
@@ -245,6 +290,9 @@ impl<D: Device> Session<D> {
             Sent::Invalid if self.may_be_misaligned => return Ok(Step::Fed),
             Sent::Invalid => return Err(crate::ffi::Decoder::invalid_sample().into()),
         }
+        if let Some(timeless) = &mut self.timeless {
+            timeless.expect(self.packet.pts_or_dts());
+        }
         if self.packet.is_keyframe() && !self.packet.is_discarded() {
             let pts = self.packet.pts_or_dts();
             way.keyframe = Some(way.keyframe.map_or(pts, |keyframe| keyframe.max(pts)));
@@ -258,12 +306,15 @@ impl<D: Device> Session<D> {
     /// the last: a session that has arrived can go on from picture to picture.
     fn skippable(&mut self, next_wanted: Option<Target>) -> Option<Shown> {
         let is_unreferenced = self.references.is_unreferenced(self.packet.data());
-        let target = next_wanted.filter(|_| is_unreferenced && !self.may_be_misaligned)?;
-        if self.packet.is_keyframe() || self.packet.is_discarded() {
-            return None;
-        }
-        let duration = self.packet.duration_ticks();
-        let shown = Shown { pts: self.packet.pts()?, duration, earlier_end: i64::MIN };
+        let target = next_wanted.filter(|_| !self.may_be_misaligned && !self.packet.is_discarded())?;
+        let pts = match &self.timeless {
+            Some(timeless) if timeless.is_intra_only() && !self.references.is_distrusted() => {
+                self.packet.pts_or_dts()
+            }
+            None if is_unreferenced && !self.packet.is_keyframe() => self.packet.pts()?,
+            Some(_) | None => return None,
+        };
+        let shown = Shown { pts, duration: self.packet.duration_ticks(), earlier_end: i64::MIN };
         let time_base = self.facts.time_base;
         let is_before = shown.pts < wanted::cursor(target, time_base) && !shown.satisfies(target, time_base);
         is_before.then_some(shown)
@@ -322,6 +373,11 @@ impl<D: Device> Session<D> {
             (None, _) | (_, None) => false,
         }
     }
+}
+
+fn timeless(input: &MediaInput, stream: usize) -> Option<Timeless> {
+    let is_intra_only = input.stream(stream).is_some_and(Stream::is_intra_only);
+    input.is_timeless().then(|| Timeless::new(is_intra_only))
 }
 
 impl StreamFacts {

@@ -5,6 +5,7 @@
 mod ahead;
 mod looks;
 mod skipping;
+mod timeless;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

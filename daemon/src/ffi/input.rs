@@ -13,9 +13,44 @@ use super::packet::Packet;
 use super::raw;
 use super::stream::Stream;
 
+/// Formats that are nothing but samples, one after the other, and `obu`, `av1`: FFmpeg makes times up while it reads
+/// from the begin, and after a seek it makes up others, or cannot seek. No flag of its public interface tells them:
+/// `AVFMT_NOTIMESTAMPS` is set for three of them. Image sequences, whose names end in `_pipe`, are alike.
+const TIMELESS_FORMATS: &[&str] = &[
+    "av1",
+    "avs2",
+    "avs3",
+    "bitpacked",
+    "cavsvideo",
+    "dirac",
+    "dnxhd",
+    "evc",
+    "h261",
+    "h263",
+    "h264",
+    "hevc",
+    "image2pipe",
+    "ingenient",
+    "ipu",
+    "m4v",
+    "mjpeg",
+    "mjpeg_2000",
+    "mpegvideo",
+    "mpjpeg",
+    "obu",
+    "rawvideo",
+    "v210",
+    "v210x",
+    "vc1",
+    "vvc",
+];
+
 /// An open container. One thread at a time.
 pub struct MediaInput {
     context: NonNull<sys::AVFormatContext>,
+    is_timeless: bool,
+    /// When the next sample of a timeless format is decoded, if not even FFmpeg makes a time up.
+    next_ticks: i64,
     // Dropped after the context: fields go in order, and `drop` closes the context first.
     _io: FileIo,
 }
@@ -51,11 +86,18 @@ impl MediaInput {
         let code =
             unsafe { sys::avformat_open_input(&raw mut context, ptr::null(), ptr::null(), ptr::null_mut()) };
         check("open the file", code)?;
-        let input = MediaInput { context: allocated, _io: io };
+        let mut input = MediaInput { context: allocated, is_timeless: false, next_ticks: 0, _io: io };
         // SAFETY: the context is open; no options.
         let code = unsafe { sys::avformat_find_stream_info(input.as_ptr(), ptr::null_mut()) };
         check("find out what the streams are", code)?;
+        let format = input.format_name();
+        input.is_timeless = TIMELESS_FORMATS.contains(&format.as_str()) || format.ends_with("_pipe");
         Ok(input)
+    }
+
+    /// True where samples have times only if the file is read from its begin, and those may be in decoding order.
+    pub fn is_timeless(&self) -> bool {
+        self.is_timeless
     }
 
     /// Short name of the container format.
@@ -146,6 +188,10 @@ impl MediaInput {
             return Ok(false);
         }
         check("read the next sample", code)?;
+        if self.is_timeless {
+            packet.set_missing_dts(self.next_ticks);
+            self.next_ticks = packet.pts_or_dts().saturating_add(packet.duration_ticks().max(1));
+        }
         Ok(true)
     }
 

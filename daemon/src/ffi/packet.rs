@@ -75,6 +75,14 @@ impl Packet {
         self.has_flag(sys::AV_PKT_FLAG_DISPOSABLE)
     }
 
+    /// Gives a time to a sample that has none.
+    pub(super) fn set_missing_dts(&mut self, ticks: i64) {
+        if self.pts_or_dts() == sys::AV_NOPTS_VALUE {
+            // SAFETY: the packet is alive and not shared.
+            unsafe { (*self.as_ptr()).dts = ticks };
+        }
+    }
+
     /// Lets go of the sample; the holder stays.
     pub(super) fn clear(&mut self) {
         // SAFETY: the packet is alive; unref of an empty one does nothing.

@@ -21,6 +21,7 @@ unsafe extern "C" {
         arguments: *mut c_void,
     );
     pub fn avcodec_get_name(codec_id: c_int) -> *const c_char;
+    pub fn avcodec_descriptor_get(codec_id: c_int) -> *const sys::AVCodecDescriptor;
     pub fn av_get_pix_fmt_name(format: c_int) -> *const c_char;
     pub fn av_pix_fmt_desc_get(format: c_int) -> *const sys::AVPixFmtDescriptor;
     pub fn av_get_sample_fmt_name(format: c_int) -> *const c_char;

@@ -61,6 +61,18 @@ impl Stream<'_> {
         unsafe { std::slice::from_raw_parts(data, size) }
     }
 
+    /// True if no picture of the codec refers to another.
+    pub fn is_intra_only(self) -> bool {
+        // SAFETY: parameters live as long as the stream; read as an integer, whatever its value.
+        let codec = unsafe { addr_of!((*self.parameters()).codec_id).cast::<c_int>().read() };
+        // SAFETY: takes any number and returns a static description or null.
+        let description = unsafe { raw::avcodec_descriptor_get(codec) };
+        // SAFETY: static where it is not null; only an integer is read of it.
+        NonNull::new(description.cast_mut()).is_some_and(
+            |description| unsafe { (*description.as_ptr()).props } & sys::AV_CODEC_PROP_INTRA_ONLY != 0,
+        )
+    }
+
     /// Length of a tick in seconds.
     pub fn time_base(self) -> Rational {
         // SAFETY: the stream is alive.
