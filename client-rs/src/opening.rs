@@ -31,7 +31,7 @@ use crate::video::Video;
 ///     },
 ///     None => client.open(path, options)?,
 /// };
-/// assert_eq!(video.metadata().num_frames(), Some(50));
+/// assert_eq!(video.metadata().duration_seconds(), Some(2.0));
 /// # Ok::<(), reeld_client::Error>(())
 /// ```
 #[must_use = "dropping it closes the video again"]
