@@ -167,8 +167,7 @@ impl Engines {
         if waiting_count > 0 {
             return 1;
         }
-        let busy_count = self.engines.values().filter(|engine| engine.running.is_some()).count();
-        let free_count = self.engine_count_max.saturating_sub(busy_count).max(1);
+        let free_count = self.engine_count_max.saturating_sub(self.busy_count()).max(1);
         let most = if wanted > 1 { wanted } else { THREADS_MAX };
         u16::try_from(free_count).unwrap_or(most).min(most)
     }
@@ -180,8 +179,11 @@ impl Engines {
 
     /// True while not all engines that the node's budget allows for are at work.
     pub fn has_free_processor(&self) -> bool {
-        let busy_count = self.engines.values().filter(|engine| engine.running.is_some()).count();
-        busy_count < self.engine_count_max
+        self.busy_count() < self.engine_count_max
+    }
+
+    fn busy_count(&self) -> usize {
+        self.engines.values().filter(|engine| engine.running.is_some()).count()
     }
 
     /// True if one of this user's engines does what nobody waits for, and so is free at once.

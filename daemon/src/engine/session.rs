@@ -179,7 +179,8 @@ impl<D: Device> Session<D> {
     }
 
     fn open_decoder(&mut self, device: &mut D) -> Result<(), Failure> {
-        let (stream, codec) = (self.stream, String::new());
+        let stream = self.stream;
+        let codec = self.input.stream(stream).ok_or(Failure::NoSuchStream { stream })?.codec_name();
         let best = self.input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
         self.position = Position::Unset;
         self.decoder = device.open_decoder(&self.input, best, self.thread_count)?;
