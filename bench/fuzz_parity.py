@@ -140,7 +140,8 @@ def main() -> None:
     parser.add_argument("--no-result", action="store_true", help="leave bench/results as it is")
     options = parser.parse_args()
     subprocess.run([REPOSITORY / "tests" / "media" / "generate"], check=True, stdout=subprocess.DEVNULL)
-    with OwnDaemon():
+    # Programs ask for results of more than the usual quota, which TorchCodec has not.
+    with OwnDaemon("--client-memory-mib", "4096"):
         if options.program is not None:
             run_one(options.program)
             return

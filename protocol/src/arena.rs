@@ -11,6 +11,9 @@ use std::ptr::NonNull;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+/// What advice about memory is given for. Where pages are larger, such advice may be refused.
+const PAGE_BYTES: u64 = 4096;
+
 /// What is wrong with a memfd that a peer sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -140,9 +143,18 @@ impl Arena {
     /// Makes the kernel provide all pages now, for writing, rather than at each first touch. Only a hint:
     /// kernels before 5.14 cannot, and then pages come as they are touched.
     pub fn populate(&self) {
-        let address: *mut c_void = self.address.as_ptr().cast();
-        // SAFETY: the range is our own mapping; populating changes no content.
-        let _ = unsafe { rustix::mm::madvise(address, self.bytes, Advice::LinuxPopulateWrite) };
+        self.populate_part(0, self.bytes as u64);
+    }
+
+    /// As `populate`, for the pages of a stretch, which is cut at the arena's end.
+    pub fn populate_part(&self, offset: u64, bytes: u64) {
+        let begin = offset - offset % PAGE_BYTES;
+        let end = offset.saturating_add(bytes).min(self.bytes as u64);
+        if let (Ok(address), Some(bytes)) = (self.slice(begin, 0), end.checked_sub(begin)) {
+            let address: *mut c_void = address.as_ptr().cast();
+            // SAFETY: the range lies in our own mapping; populating changes no content.
+            let _ = unsafe { rustix::mm::madvise(address, bytes as usize, Advice::LinuxPopulateWrite) };
+        }
     }
 }
 

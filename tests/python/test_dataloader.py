@@ -10,6 +10,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -119,6 +120,20 @@ def held_files(daemon: Daemon) -> int:
     return count
 
 
+def rest_of(program: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a program writes until it ends; of one that hangs, where it does."""
+    try:
+        return program.communicate(timeout=250)
+    except subprocess.TimeoutExpired:
+        program.send_signal(signal.SIGUSR1)
+        eventually(
+            lambda: program.stderr is not None and select.select([program.stderr], [], [], 0)[0],
+            "it says where",
+        )
+        program.kill()
+        raise AssertionError(f"it hangs: {program.communicate()[1]}") from None
+
+
 @contextmanager
 def training(plan: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """A training program in a process group of its own, of which nothing is left afterwards."""
@@ -198,7 +213,7 @@ def test_the_matrix(paths: list[str], daemon: Daemon, case: Case) -> None:
                 if json.loads(line)["event"] == "ready":
                     break
             os.kill(program.pid, signal.SIGINT)
-        rest, errors = program.communicate(timeout=280)
+        rest, errors = rest_of(program)
         assert program.returncode == 0, errors
     eventually(lambda: daemon.status()["client_count"] <= clients_before, "the daemon has forgotten them")
     status = daemon.status()

@@ -183,7 +183,15 @@ CALLS |= {
     f"decoder[{key!r}]": lambda decoder, key=key: decoder[key]
     for key in (
         *(50, -51, -50, 2**63, 1.0, "1", None, True, np.int64(3), np.uint8(3), torch.tensor(2), (1, 2), [1]),
-        *(slice(None, None, -1), slice(10, 2, -1), slice(5, 2), slice(None, None, 0), slice(1.0, 2)),
+        *(
+            slice(None, None, -1),
+            slice(10, 2, -1),
+            slice(5, 2),
+            slice(5, 2, 3),
+            slice(5, 2, 4),
+            slice(None, None, 0),
+            slice(1.0, 2),
+        ),
         *(slice(None, 3, 2**70), slice(0, 0, 2**70), slice(None, 3, 2**62), slice(torch.tensor(1), 3)),
         *(slice(100, 200), slice(0, 0), slice(-3, None), slice(None, 1000), slice(-1000, 2)),
     )

@@ -5,6 +5,7 @@ Its argument is a plan in JSON; it writes what it sees, a line of JSON at a time
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import hashlib
 import json
@@ -191,7 +192,8 @@ class Endless:
 
 
 def main() -> None:
-    """Does what the plan says, then tells what is left."""
+    """Does what the plan says, then tells what is left. Asked by SIGUSR1, says on stderr where it is."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     torch.set_num_threads(1)
     # Or each worker would import torch by itself, which takes a second.
     multiprocessing.set_forkserver_preload(["torch"])

@@ -118,7 +118,8 @@ class StreamBounds:
         """The frames of a slice: bounds from the end where negative, cut at the stream's end.
 
         Raises:
-            RangeError: The step is negative or has more than 64 bits, or start lies behind stop.
+            RangeError: The step is negative or has more than 64 bits, or start lies behind stop by
+                a step or more.
             ValueError: The step is 0.
             TypeError: One of them is not an integer.
             NoSlotsError: Their frames are larger than the quota.
@@ -130,7 +131,8 @@ class StreamBounds:
             )
         if stride not in _INT64:
             raise RangeError(f"The step {stride} is not an integer of 64 bits.")
-        if first > end:
+        # TorchCodec counts (stop - start) / step frames, rounded up: none with a long step, else less.
+        if first - end >= stride:
             raise RangeError(
                 f"The range begins at frame {first}, behind its stop {end}: swap them, or list the indices."
             )

@@ -41,6 +41,9 @@ const PINNED_MAX: usize = 4;
 /// Codec threads of one run, unless a client wants another number: more bring little and each holds pictures.
 const THREADS_MAX: u16 = 8;
 
+/// What of a processor may be lost rather than have one codec thread more, which decodes a picture ahead.
+const SHARE_TOLERANCE: f64 = 0.25;
+
 /// How long the daemon waits for its engines when it ends: a killed process is gone within milliseconds.
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -161,15 +164,16 @@ impl Engines {
         job.pinned.is_some_and(|pinned| self.engines.contains_key(&pinned))
     }
 
-    /// Codec threads for a run that is handed out now: one, and those of the processors that no engine needs. Only
-    /// when nothing else waits, so that nobody waits for a processor who could have had one.
-    pub fn thread_count(&self, wanted: u16, waiting_count: usize) -> u16 {
-        if waiting_count > 0 {
-            return 1;
-        }
-        let free_count = self.engine_count_max.saturating_sub(self.busy_count()).max(1);
+    /// Codec threads for a run that is handed out now: the part of the processors that it has in all work, running and
+    /// waiting. So the longest of a request's runs is not left to one processor when the others are done.
+    pub fn thread_count(&self, wanted: u16, cost_pixels: u64, waiting_pixels: u64) -> u16 {
+        let awaited = self.engines.values().filter(|engine| !engine.is_at_hints());
+        let running = awaited.filter_map(|engine| engine.running.as_ref());
+        let running_pixels: u64 = running.map(|running| running.job.cost_pixels()).sum();
+        let all_pixels = cost_pixels.saturating_add(running_pixels).saturating_add(waiting_pixels).max(1);
+        let share = self.engine_count_max as f64 * cost_pixels as f64 / all_pixels as f64;
         let most = if wanted > 1 { wanted } else { THREADS_MAX };
-        u16::try_from(free_count).unwrap_or(most).min(most)
+        ((share - SHARE_TOLERANCE).ceil() as u16).clamp(1, most)
     }
 
     /// True if some engine could take work now.

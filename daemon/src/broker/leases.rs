@@ -322,12 +322,14 @@ impl ClientMemory {
         idle
     }
 
-    /// Forgets arenas that are of no more use, and names them: dedicated ones whose slot was given back, and
-    /// those with nothing but spoiled slots.
+    /// Forgets arenas that are of no more use, and names them: those with nothing but spoiled slots, and dedicated ones
+    /// whose slot was given back. The latest of these stays, since whoever had a large result often wants another.
     pub fn revoke_spent(&mut self) -> Vec<ArenaId> {
+        let is_empty = |arena: &ArenaId| self.arenas[arena].slot_count == 0;
+        let kept = self.idle().filter(|arena| self.arenas[arena].is_dedicated && is_empty(arena)).max();
         let is_spent = |arena: &ArenaId| {
             let record = &self.arenas[arena];
-            record.is_dedicated || record.spoiled_count > 0
+            (record.is_dedicated && Some(*arena) != kept) || record.spoiled_count > 0
         };
         let spent: Vec<ArenaId> = self.idle().filter(is_spent).collect();
         self.forget_arenas(&spent);
@@ -614,14 +616,17 @@ mod tests {
     }
 
     #[test]
-    fn large_result_has_an_arena_of_its_own_that_goes_with_it() {
+    fn large_result_has_an_arena_of_its_own_that_waits_for_the_next_one() {
         let mut harness = Harness::new(1024 * MIB);
         let small = harness.leased(MIB);
-        let large = harness.leased(300 * MIB);
-        assert_ne!(small.arena, large.arena);
-        harness.memory.release(large.lease);
-        assert_eq!(harness.memory.revoke_spent(), [large.arena]);
-        assert_eq!(harness.memory.usage().arena_bytes, 4 * MIB);
+        let large = [harness.leased(300 * MIB), harness.leased(310 * MIB)];
+        assert!(large.iter().all(|slot| slot.arena != small.arena));
+        for slot in large {
+            harness.memory.release(slot.lease);
+        }
+        assert_eq!(harness.memory.revoke_spent(), [large[0].arena]);
+        assert_eq!(harness.leased(305 * MIB).arena, large[1].arena);
+        assert_eq!(harness.memory.usage().arena_bytes, 314 * MIB);
     }
 
     #[test]

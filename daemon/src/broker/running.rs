@@ -100,9 +100,13 @@ impl Broker {
             // Its client closed the source with requests in flight.
             return self.fail_pictures(&job, &EngineError::Media("the source was closed".into()));
         };
-        let waiting_count = self.queue.len();
-        let threads = |decode: &Decode| self.engines.thread_count(decode.thread_count, waiting_count);
-        let thread_count = if let Task::Decode(decode) = &job.task { threads(decode) } else { 1 };
+        let thread_count = match &job.task {
+            Task::Decode(decode) => {
+                let waiting_pixels = self.queue.iter().map(Job::cost_pixels).sum();
+                self.engines.thread_count(decode.thread_count, job.cost_pixels(), waiting_pixels)
+            }
+            Task::Probe { .. } | Task::Scan { .. } => 1,
+        };
         let Some(engine) = self.engines.get_mut(key) else { return };
         engine.introduce_source(job.source, entry.identity, &entry.fd);
         let request = match &job.task {

@@ -170,7 +170,7 @@ impl<D: Device> Engine<D> {
         self.workshop.sources.check_unchanged(source)?;
         let mut scan = match self.scans.take(source, stream) {
             Some(scan) => scan,
-            None => Scan::new(self.workshop.sources.take_input(source)?, stream.0 as usize)?,
+            None => Scan::new(self.workshop.sources.take_input_to_scan(source)?, stream.0 as usize)?,
         };
         match scan.step(Instant::now() + SCAN_TURN)? {
             Scanned::Yielded => {

@@ -3,7 +3,7 @@
 //!
 //! What does not live here: paths, and the decision how long a file is of interest; the broker's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::failure::Failure;
 use super::session::StreamFacts;
-use crate::ffi::{Deadline, FfmpegError, MediaInput};
+use crate::ffi::{Deadline, FfmpegError, Findings, MediaInput};
 use crate::link::{CatalogId, ContentDigest, FileIdentity};
 
 /// The longest that FFmpeg may look for streams in a file. It reads 5 MB at most, but from a slow or hostile
@@ -21,58 +21,74 @@ const OPEN_SECONDS_MAX: u64 = 30;
 /// How much of each end of a file its fingerprint covers: headers lie there, and what grows grows there.
 const DIGESTED_BYTES: u64 = 64 << 10;
 
+/// Inputs that wait for a session. A header may have megabytes of sample tables.
+const FRESH_MAX: usize = 4;
+
 /// All files that the broker has named.
 #[derive(Default)]
 pub struct Sources {
     sources: HashMap<CatalogId, Source>,
+    /// Opened, but nothing was read from them: the next session takes its file's. The latest is the last.
+    fresh_inputs: VecDeque<(CatalogId, MediaInput)>,
 }
 
 struct Source {
     file: Option<OwnedFd>,
     identity: FileIdentity,
-    /// Opened, but nothing was read from it: the next session or scan takes it.
-    fresh_input: Option<MediaInput>,
+    /// For opening it again.
+    findings: Option<Findings>,
     facts: HashMap<usize, StreamFacts>,
 }
 
 impl Sources {
     /// One more file. Without its descriptor, it is known as a file that did not come over.
     pub fn add(&mut self, id: CatalogId, file: Option<OwnedFd>, identity: FileIdentity) {
-        self.sources.insert(id, Source { file, identity, fresh_input: None, facts: HashMap::new() });
+        self.sources.insert(id, Source { file, identity, findings: None, facts: HashMap::new() });
     }
 
     /// Closes a file. Sessions have their own descriptors.
     pub fn remove(&mut self, id: CatalogId) {
         self.sources.remove(&id);
+        self.fresh_inputs.retain(|(fresh, _)| *fresh != id);
     }
 
     /// An open input, to be looked at. It stays fresh.
     pub fn input(&mut self, id: CatalogId) -> Result<&MediaInput, Failure> {
-        self.source(id)?.fresh_input()
+        let input = self.take_input(id)?;
+        if self.fresh_inputs.len() >= FRESH_MAX {
+            self.fresh_inputs.pop_front();
+        }
+        self.fresh_inputs.push_back((id, input));
+        Ok(&self.fresh_inputs[self.fresh_inputs.len() - 1].1)
     }
 
     /// An open input that nobody has read from, to be owned.
     pub fn take_input(&mut self, id: CatalogId) -> Result<MediaInput, Failure> {
-        let source = self.source(id)?;
-        match source.fresh_input.take() {
-            Some(input) => Ok(input),
-            None => source.open(),
+        let place = self.fresh_inputs.iter().position(|(fresh, _)| *fresh == id);
+        match place.and_then(|place| self.fresh_inputs.remove(place)) {
+            Some((_, input)) => Ok(input),
+            None => self.source(id)?.open(),
         }
+    }
+
+    /// As `take_input`, for a scan: where opening again is cheap, a fresh input is left for a session.
+    pub fn take_input_to_scan(&mut self, id: CatalogId) -> Result<MediaInput, Failure> {
+        let source = self.source(id)?;
+        if source.findings.is_some() { source.open() } else { self.take_input(id) }
     }
 
     /// Closes what was opened but not used yet.
     pub fn close_fresh(&mut self) {
-        self.sources.values_mut().for_each(|source| source.fresh_input = None);
+        self.fresh_inputs.clear();
     }
 
     /// What does not change in a stream.
     pub fn facts(&mut self, id: CatalogId, stream: usize) -> Result<StreamFacts, Failure> {
-        let source = self.source(id)?;
-        if let Some(facts) = source.facts.get(&stream) {
+        if let Some(facts) = self.source(id)?.facts.get(&stream) {
             return Ok(*facts);
         }
-        let facts = StreamFacts::new(source.fresh_input()?, stream)?;
-        source.facts.insert(stream, facts);
+        let facts = StreamFacts::new(self.input(id)?, stream)?;
+        self.source(id)?.facts.insert(stream, facts);
         Ok(facts)
     }
 
@@ -109,15 +125,7 @@ impl Sources {
 }
 
 impl Source {
-    fn fresh_input(&mut self) -> Result<&MediaInput, Failure> {
-        let input = match self.fresh_input.take() {
-            Some(input) => input,
-            None => self.open()?,
-        };
-        Ok(self.fresh_input.insert(input))
-    }
-
-    fn open(&self) -> Result<MediaInput, Failure> {
+    fn open(&mut self) -> Result<MediaInput, Failure> {
         let file = self.file.as_ref().ok_or(Failure::NoDescriptors)?;
         let file = file.try_clone().map_err(|error| match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => Failure::NoDescriptors,
@@ -125,8 +133,14 @@ impl Source {
         })?;
         let deadline = Deadline::default();
         deadline.set(Some(Instant::now() + Duration::from_secs(OPEN_SECONDS_MAX)));
-        let input = MediaInput::open(file, &deadline)?;
+        let input = match &self.findings {
+            Some(findings) => MediaInput::open_again(file, &deadline, findings)?,
+            None => MediaInput::open(file, &deadline)?,
+        };
         deadline.set(None);
+        if self.findings.is_none() {
+            self.findings = input.findings();
+        }
         Ok(input)
     }
 }

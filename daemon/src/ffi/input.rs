@@ -9,6 +9,7 @@ use ffmpeg_next::ffi as sys;
 
 use super::error::{FfmpegError, check};
 use super::file_io::{Deadline, FileIo};
+use super::findings::Findings;
 use super::packet::Packet;
 use super::raw;
 use super::stream::Stream;
@@ -66,6 +67,26 @@ pub struct BestStream {
 impl MediaInput {
     /// Opens the file and finds out what its streams are, which decodes a few pictures.
     pub fn open(file: OwnedFd, deadline: &Deadline) -> Result<Self, FfmpegError> {
+        let mut input = MediaInput::open_container(file, deadline)?;
+        input.look()?;
+        Ok(input)
+    }
+
+    /// Opens a file of which is known what a look into it finds.
+    pub fn open_again(file: OwnedFd, deadline: &Deadline, findings: &Findings) -> Result<Self, FfmpegError> {
+        let mut input = MediaInput::open_container(file, deadline)?;
+        if !findings.tell(&mut input)? {
+            input.look()?;
+        }
+        Ok(input)
+    }
+
+    /// What is known now, for opening the file again. None where that has to be found out each time.
+    pub fn findings(&self) -> Option<Findings> {
+        Findings::of(self)
+    }
+
+    fn open_container(file: OwnedFd, deadline: &Deadline) -> Result<Self, FfmpegError> {
         let io = FileIo::new(file, deadline.clone())?;
         // SAFETY: takes nothing; null is checked.
         let context = unsafe { sys::avformat_alloc_context() };
@@ -87,12 +108,16 @@ impl MediaInput {
             unsafe { sys::avformat_open_input(&raw mut context, ptr::null(), ptr::null(), ptr::null_mut()) };
         check("open the file", code)?;
         let mut input = MediaInput { context: allocated, is_timeless: false, next_ticks: 0, _io: io };
-        // SAFETY: the context is open; no options.
-        let code = unsafe { sys::avformat_find_stream_info(input.as_ptr(), ptr::null_mut()) };
-        check("find out what the streams are", code)?;
         let format = input.format_name();
         input.is_timeless = TIMELESS_FORMATS.contains(&format.as_str()) || format.ends_with("_pipe");
         Ok(input)
+    }
+
+    fn look(&mut self) -> Result<(), FfmpegError> {
+        // SAFETY: the context is open; no options.
+        let code = unsafe { sys::avformat_find_stream_info(self.as_ptr(), ptr::null_mut()) };
+        check("find out what the streams are", code)?;
+        Ok(())
     }
 
     /// True where samples have times only if the file is read from its begin, and those may be in decoding order.
@@ -139,6 +164,11 @@ impl MediaInput {
         let stream = unsafe { *(*self.as_ptr()).streams.add(index) };
         // SAFETY: streams live as long as the context, which self outlives.
         NonNull::new(stream).map(|stream| unsafe { Stream::new(stream) })
+    }
+
+    /// All streams.
+    pub fn streams(&self) -> impl Iterator<Item = Stream<'_>> {
+        (0..self.stream_count()).filter_map(|index| self.stream(index))
     }
 
     /// The video stream that FFmpeg prefers, or the given one if it is a video stream with a decoder.

@@ -191,7 +191,8 @@ class VideoDecoder:
 
         Raises:
             FrameIndexError: There is no such frame. Iterating ends by it.
-            RangeError: The slice's step is negative, or its start lies behind its stop. It is a
+            RangeError: The slice's step is negative, or its start lies behind its stop by a step or
+                more. It is a
                 ``ValueError`` and a ``RuntimeError``, too.
             ArgumentTypeError: The key is neither.
 
@@ -280,7 +281,7 @@ class VideoDecoder:
 
         Raises:
             FrameIndexError: There is no such frame. Then nothing is prefetched.
-            RangeError: The slice's step is negative, or its start lies behind its stop.
+            RangeError: The slice's step is negative, or its start lies behind its stop by a step or more.
 
         Example:
             >>> from reeld.decoders import VideoDecoder
