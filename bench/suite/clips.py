@@ -114,7 +114,7 @@ def recipes(*, quick: bool) -> dict[str, Recipe]:
             mandelbrot(640, 360, 25),
             x264(250),
             seconds,
-            repeat_count=5 if quick else 30,
+            repeat_count=5 if quick else 12,
         ),
         "small": Recipe("testsrc2-224-gop30-2s", "testsrc2=size=224x224:rate=30", x264(30), 2.0),
     }

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 import reeld
@@ -120,16 +120,18 @@ def held_files(daemon: Daemon) -> int:
     return count
 
 
+def has_words(pipe: IO[str] | None) -> bool:
+    """Whether there is something to read."""
+    return pipe is not None and bool(select.select([pipe], [], [], 0)[0])
+
+
 def rest_of(program: subprocess.Popen[str]) -> tuple[str, str]:
     """What a program writes until it ends; of one that hangs, where it does."""
     try:
         return program.communicate(timeout=250)
     except subprocess.TimeoutExpired:
         program.send_signal(signal.SIGUSR1)
-        eventually(
-            lambda: program.stderr is not None and select.select([program.stderr], [], [], 0)[0],
-            "it says where",
-        )
+        eventually(lambda: has_words(program.stderr), "it says where it is")
         program.kill()
         raise AssertionError(f"it hangs: {program.communicate()[1]}") from None
 

@@ -28,7 +28,7 @@ _FRAMES = 8
 _BATCH = 8
 _EPOCHS = 3
 # Of those that were several times slower whenever this was tried.
-_FEW_ROUNDS = 2
+_FEW_ROUNDS = 1
 # Holds all clips of the set at 224x224, and as decoded.
 _CACHE_MIB = 3072
 # Samples whose frames are compared.
@@ -206,7 +206,7 @@ def cells(library: Library) -> list[Cell]:
         }
         trial = {**arguments, "plan": plan(videos, 1, same=same), "epoch_count": 1}
         peers = all_peers if is_main and not same else ["TorchCodec"]
-        rounds = (3 if same else 5) if is_main else 1
+        rounds = (2 if same else 3) if is_main else 1
         workload = f"{'same' if same else 'new'} clips, {arguments['worker_count']} workers"
         found.append(
             Cell(

@@ -52,7 +52,7 @@ def _contestants(arguments: dict[str, Any]) -> list[Contestant]:
             job,
             arguments,
             must_equal=peer != "PyAV",
-            rounds_max=2 if peer == "PyAV" else None,
+            rounds_max=1 if peer == "PyAV" else None,
         )
         for tool, peer, settings in rows
     ]
@@ -80,8 +80,7 @@ def cells(library: Library) -> list[Cell]:
                 {"plain": reference},
                 is_fresh=True,
                 has_warm_up=False,
-                rounds_min=5,
-                rounds_max=5,
+                rounds_max=3,
             )
         )
     return found
