@@ -57,6 +57,11 @@ def main() -> None:
     contest = Contest(QUICK if chosen.quick else FULL, progress.say)
     rows: list[Row] = []
     interrupted = False
+
+    def write() -> list[Path]:
+        seconds, versions = time.monotonic() - began, contest.pool.versions
+        return report.write(name, rows, library.used, versions, quick=chosen.quick, seconds=seconds)
+
     try:
         progress.say("clips")
         cells = []
@@ -68,6 +73,9 @@ def main() -> None:
             # Those of before would count as memory. To start them anew takes most of a quick run.
             if cell.scenario != scenario and not chosen.quick:
                 contest.pool.end()
+                # Whatever happens to the rest.
+                if scenario:
+                    write()
                 scenario = cell.scenario
             rows += contest.run(cell)
             progress.cell_done()
@@ -76,11 +84,12 @@ def main() -> None:
     finally:
         contest.pool.end()
         progress.end()
-    seconds = time.monotonic() - began
-    versions = contest.pool.versions
-    files = report.write(name, rows, library.used, versions, quick=chosen.quick, seconds=seconds)
+    files = write()
     print(files[1].read_text().partition("## Goals")[2].partition("![")[0])
-    print(f"{seconds / 60:.1f} minutes; written:", *(str(each.relative_to(REPOSITORY)) for each in files))
+    print(
+        f"{(time.monotonic() - began) / 60:.1f} minutes; written:",
+        *(str(each.relative_to(REPOSITORY)) for each in files),
+    )
     sys.exit(130 if interrupted else 0)
 
 
