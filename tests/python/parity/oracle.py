@@ -164,6 +164,8 @@ def _transformed_frames(file: str, options: dict[str, Any]) -> list[Any]:
 
 def _flat(values: Any) -> Any:
     """Numbers one after the other, also where there is only one."""
+    if isinstance(values, int):
+        return [values]
     return values.reshape(-1) if hasattr(values, "reshape") else values
 
 
