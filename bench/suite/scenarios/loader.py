@@ -192,7 +192,7 @@ def cells(library: Library) -> list[Cell]:
     label = f"{len(videos)} videos of 360p"
     all_peers = ["TorchCodec"] if library.is_quick else ["TorchCodec", "SPDL", "PyAV", "decord", "OpenCV"]
     found = []
-    for same, worker_count in [(False, 8), (True, 8), (False, 1), (False, 4), (False, 16)]:
+    for same, worker_count in [(False, 8), (True, 8), (False, 1), (False, 16)]:
         if library.is_quick and (same or worker_count != 8):
             continue
         is_main = worker_count == 8
