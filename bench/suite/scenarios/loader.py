@@ -27,7 +27,7 @@ _SIZE = (224, 224)
 _FRAMES = 8
 _BATCH = 8
 _EPOCHS = 3
-# Of those that were several times slower whenever this was tried.
+# Of those that were slower than TorchCodec whenever this was tried.
 _FEW_ROUNDS = 1
 # Holds all clips of the set at 224x224, and as decoded.
 _CACHE_MIB = 3072

@@ -169,8 +169,8 @@ impl Engines {
     pub fn thread_count(&self, wanted: u16, cost_pixels: u64, waiting_pixels: u64) -> u16 {
         let awaited = self.engines.values().filter(|engine| !engine.is_at_hints());
         let running = awaited.filter_map(|engine| engine.running.as_ref());
-        let running_pixels: u64 = running.map(|running| running.job.cost_pixels()).sum();
-        let all_pixels = cost_pixels.saturating_add(running_pixels).saturating_add(waiting_pixels).max(1);
+        let costs = running.map(|running| running.job.cost_pixels()).chain([cost_pixels, waiting_pixels]);
+        let all_pixels = costs.fold(0, u64::saturating_add).max(1);
         let share = self.engine_count_max as f64 * cost_pixels as f64 / all_pixels as f64;
         let most = if wanted > 1 { wanted } else { THREADS_MAX };
         ((share - SHARE_TOLERANCE).ceil() as u16).clamp(1, most)

@@ -102,7 +102,7 @@ impl Broker {
         };
         let thread_count = match &job.task {
             Task::Decode(decode) => {
-                let waiting_pixels = self.queue.iter().map(Job::cost_pixels).sum();
+                let waiting_pixels = self.queue.iter().map(Job::cost_pixels).fold(0, u64::saturating_add);
                 self.engines.thread_count(decode.thread_count, job.cost_pixels(), waiting_pixels)
             }
             Task::Probe { .. } | Task::Scan { .. } => 1,
