@@ -245,6 +245,8 @@ impl Broker {
     pub(super) fn push_decode(&mut self, mut job: Job) {
         self.follow_hints(&mut job);
         let Task::Decode(decode) = &job.task else { return };
+        let targets = decode.pictures.iter().map(|(picture, _)| picture.target);
+        job.pinned = job.pinned.or(self.kept.engine_with((job.source, decode.stream), targets));
         let count = decode.pictures.len() as u64;
         if self.extend_running(&job, decode) {
             self.totals.joined += count;

@@ -44,7 +44,7 @@
 //! | `clock`       | what time it is                                                       |
 //! | `simulation`  | for tests and fuzzing: engines and clients that are not processes     |
 //! | `reply`       | errors as numbers and sentences                                       |
-//! | `plan`, `queue`, `hints`, `leases`, `tickets`, `quotas` | pure: what to decode, whose turn it is, what may be decoded ahead, whose memory it is, who may take it over, who may have how much |
+//! | `plan`, `queue`, `hints`, `kept`, `leases`, `tickets`, `quotas` | pure: what to decode, whose turn it is, what may be decoded ahead, which engine has what, whose memory it is, who may take it over, who may have how much |
 
 mod arriving;
 mod audit;
@@ -66,6 +66,7 @@ mod helpers;
 mod hints;
 mod index_store;
 mod job;
+mod kept;
 mod leases;
 mod listen;
 mod locating;
@@ -123,6 +124,7 @@ use helpers::Helpers;
 use hints::Hints;
 use index_store::IndexStore;
 use job::{Job, User};
+use kept::KeptPictures;
 use memory::{DetachedArena, Starving};
 use opening::PendingOpen;
 use queue::{Queue, Waiter};
@@ -160,6 +162,7 @@ struct Broker {
     index_store: Option<Arc<IndexStore>>,
     queue: Queue<Job>,
     hints: Hints,
+    kept: KeptPictures,
     engines: Engines,
     /// Clients of whom a quarantined slot became free.
     relieved: BTreeSet<u64>,
@@ -309,6 +312,7 @@ impl Broker {
             requests: Requests::default(),
             queue: Queue::default(),
             hints: Hints::default(),
+            kept: KeptPictures::default(),
             relieved: BTreeSet::new(),
             arenas: HashMap::new(),
             next_arena: 0,

@@ -123,6 +123,7 @@ impl Broker {
         let mut lines: BTreeMap<Line, Vec<catalog::Entry>> = BTreeMap::new();
         for (source, entry) in evicted {
             self.engines.drop_source(source);
+            self.kept.forget_source(source);
             lines.entry(Line::User(entry.user.uid)).or_default().push(entry);
         }
         for (line, entries) in lines {

@@ -289,6 +289,11 @@ impl Broker {
         for wanted in finished.iter().filter(|wanted| open.remove(wanted)) {
             self.picture_finished(*wanted);
         }
+        if self.settings.limits.engine_cache_mib > 0 {
+            let delivered = decode.pictures.iter().filter(|(picture, _)| !open.contains(&picture.id));
+            let targets = delivered.map(|(picture, _)| picture.target);
+            self.kept.delivered(key, (source, decode.stream), targets, report.pictures_decoded > 0);
+        }
         for (wanted, error) in failed {
             self.note_lost_source(key, source, error);
             if open.remove(wanted) {
@@ -341,6 +346,7 @@ impl Broker {
         let Some((mut engine, death)) = self.engines.reap(key, clock::now()) else { return };
         self.engine_let_go(&engine.held_arenas());
         self.hints.forget_engine(key);
+        self.kept.forget_engine(key);
         if let Some(running) = engine.running.take() {
             self.died_at_work(key, running.job, &death);
         }
