@@ -67,6 +67,7 @@ fn pure_cores_do_no_io_take_no_lock_and_read_no_clock() {
         "broker/plan.rs",
         "broker/queue.rs",
         "broker/hints.rs",
+        "broker/kept.rs",
         "broker/leases.rs",
         "broker/tickets.rs",
         "broker/quotas.rs",

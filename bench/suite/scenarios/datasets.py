@@ -91,7 +91,8 @@ class ReeldDataset:
         )
 
     def _samples(self, batches: list[Any]) -> list[Any]:
-        return [batch.data if self._resize is None else self._resize(batch.data) for batch in batches]
+        # As FrameBatch they become a batch, and go from a worker to the trainer, without a copy.
+        return batches if self._resize is None else [self._resize(batch.data) for batch in batches]
 
     def submit(self, numbers: list[int]) -> Any:  # noqa: ANN401 # reeld's PendingSamples
         """For `ClipLoader`."""

@@ -83,7 +83,9 @@ class EpochsJob(Job):
         frames = 0
         for number in range(count):
             epoch_begin = time.perf_counter() if number else begin
-            for batch in epochs.epoch(number):
+            for samples in epochs.epoch(number):
+                # Of a tensor itself, of a FrameBatch its pixels.
+                batch = samples.data
                 if not seconds:
                     seconds["first_batch_seconds"] = time.perf_counter() - begin
                 frames += batch.shape[0] * batch.shape[1]
@@ -104,7 +106,7 @@ class EpochsJob(Job):
     def outputs(self) -> Frames:
         """Of the first samples, by the dataset alone."""
         dataset = self._dataset()
-        samples = [dataset[number] for number in range(min(_COMPARED, len(dataset)))]
+        samples = [dataset[number].data for number in range(min(_COMPARED, len(dataset)))]
         return Frames([picture for sample in samples for picture in sample.permute(0, 2, 3, 1).numpy()], None)
 
 

@@ -132,7 +132,8 @@ class FirstBatchJob(Job):
         way = self.setting.get("way", "dataloader")
         batches = Epochs(dataset, way, len(plan), _BATCH, self.arguments["worker_count"]).epoch(0)
         self._held: Any = batches
-        return next(batches)
+        # Of a tensor itself, of a FrameBatch its pixels.
+        return next(batches).data
 
     def after(self, result: Any) -> Delivered:  # noqa: ANN401 # as for Job
         """Lets go of the loader."""
@@ -142,7 +143,7 @@ class FirstBatchJob(Job):
     def outputs(self) -> Frames:
         """Of the first batch."""
         dataset = dataset_for(self.peer, self.setting, self._plan(), None)
-        samples = [dataset[number] for number in range(_BATCH)]
+        samples = [dataset[number].data for number in range(_BATCH)]
         return Frames([picture for sample in samples for picture in sample.permute(0, 2, 3, 1).numpy()], None)
 
     def end(self) -> None:

@@ -7,6 +7,7 @@
 
 mod arenas;
 mod cage;
+mod continuations;
 mod device;
 mod failure;
 mod mailbox;

@@ -140,7 +140,9 @@ impl<D: Device> RunInProgress<D> {
             Err(failure) => self.settle_first(Err(failure)),
         }
         // However short the processor's time: a turn brings a picture, so that each run comes to its end.
-        let is_over = self.has_headway && Instant::now() >= self.pause;
+        // And one whose decoder has all that is left is finished at once: it cannot be gone on with.
+        let is_cut = self.session.as_ref().is_some_and(Session::is_cut);
+        let is_over = self.has_headway && !is_cut && Instant::now() >= self.pause;
         if is_over { Progress::Ended } else { Progress::GoesOn }
     }
 
@@ -199,7 +201,12 @@ impl<D: Device> RunInProgress<D> {
         }
         self.aim = Some(target);
         let next_wanted = (!self.keeps_all).then_some(target);
-        self.session.insert(session).step(next_wanted)
+        // A stretch that was visited before will be again, and hints are followed by more of what lies behind.
+        let is_cut_sensible = !self.keeps_all && self.awaited_count > 0 && {
+            let (way, saved) = session.cost_of_cut();
+            workshop.continuations.are_rarer_than(saved, way)
+        };
+        self.session.insert(session).step(next_wanted, is_cut_sensible.then_some(&self.pending))
     }
 
     fn seek(
@@ -238,6 +245,9 @@ impl<D: Device> RunInProgress<D> {
     }
 
     fn find_session(&self, workshop: &mut Workshop<D>, target: Target) -> Result<Session<D>, Failure> {
+        if let Some(went_on) = workshop.sessions.would_go_on(self.key, self.start, target) {
+            workshop.continuations.note(went_on);
+        }
         if let Some(session) = workshop.sessions.take(self.key, self.start, target) {
             return Ok(session);
         }

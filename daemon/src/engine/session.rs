@@ -9,7 +9,7 @@ use super::device::{Decoder, Device, Picture, Received, Sent};
 use super::failure::Failure;
 use super::media::{self, References, Rotation};
 use super::timeless::Timeless;
-use super::wanted::{self, Shown};
+use super::wanted::{self, Pending, Shown};
 use crate::ffi::{MediaInput, Packet, Stream};
 use crate::link::{RunStart, Target};
 
@@ -19,6 +19,9 @@ const MISALIGNED_FORMAT: &str = "mpeg";
 /// So many frames are worth several codec threads. Each costs a frame that is decoded ahead and not wanted, and what
 /// was decoded with another number of threads cannot be gone on with.
 const LONG_WAY_FRAMES: i64 = 12;
+
+/// More pictures than any decoder holds back, with one thread or many.
+const HELD_MAX: usize = 64;
 
 /// A demuxer and a decoder of one stream, and where they are.
 pub struct Session<D: Device> {
@@ -37,6 +40,8 @@ pub struct Session<D: Device> {
     may_be_misaligned: bool,
     /// For a format without times, in which there is no seek.
     timeless: Option<Timeless>,
+    /// The pts of the samples whose pictures the decoder has and did not put out yet.
+    held: Vec<i64>,
 }
 
 /// What does not change while a stream is read.
@@ -87,10 +92,14 @@ struct Way {
     pts_max: i64,
     /// The largest end of the pictures that came out or were skipped.
     end_max: i64,
+    /// Pictures that came out or were skipped.
+    count: u64,
     /// A sample was left out.
     has_skipped: bool,
     /// No samples are left to feed.
     is_draining: bool,
+    /// The stream goes on, but the decoder was told that it does not, and cannot be gone on with.
+    is_cut: bool,
 }
 
 impl<D: Device> Session<D> {
@@ -123,6 +132,7 @@ impl<D: Device> Session<D> {
             is_misaligned_after_seek,
             may_be_misaligned: false,
             timeless,
+            held: Vec::new(),
         })
     }
 
@@ -137,6 +147,16 @@ impl<D: Device> Session<D> {
 
     /// True if going forward leads to `target` and is no detour compared with a seek.
     pub fn is_before(&self, start: RunStart, target: Target) -> bool {
+        !self.is_cut() && self.was_before(start, target)
+    }
+
+    /// True if its decoder was made to put out all that it had: only a seek leads on.
+    pub fn is_cut(&self) -> bool {
+        matches!(self.position, Position::Live(way) if way.is_cut)
+    }
+
+    /// As `is_before`, had the session not been cut.
+    pub fn was_before(&self, start: RunStart, target: Target) -> bool {
         let Position::Live(way) = self.position else {
             return false;
         };
@@ -183,6 +203,7 @@ impl<D: Device> Session<D> {
         let codec = self.input.stream(stream).ok_or(Failure::NoSuchStream { stream })?.codec_name();
         let best = self.input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
         self.position = Position::Unset;
+        self.held.clear();
         self.decoder = device.open_decoder(&self.input, best, self.thread_count)?;
         Ok(())
     }
@@ -233,9 +254,24 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    /// Goes one step forward. Pictures before `next_wanted` need not come out, if it is given. After an error the
-    /// session is of no more use.
-    pub fn step(&mut self, next_wanted: Option<Target>) -> Result<Step<D::Picture>, Failure> {
+    /// What it would take to be here again, in pictures, and how many more a decoder takes in before it puts out the
+    /// one that is wanted: what is lost and what is saved by cutting.
+    pub fn cost_of_cut(&self) -> (u64, u64) {
+        let way = match self.position {
+            Position::Unset => 0,
+            Position::Live(way) => way.count + self.held.len() as u64,
+        };
+        (way, u64::try_from(self.decoder.held_back_count()).unwrap_or(0))
+    }
+
+    /// Goes one step forward. Pictures before `next_wanted` need not come out, if it is given. If `last_ones` are given
+    /// and the decoder has all of them, it gets no more samples and puts out what it has. After an error the session is
+    /// of no more use.
+    pub fn step(
+        &mut self,
+        next_wanted: Option<Target>,
+        last_ones: Option<&Pending>,
+    ) -> Result<Step<D::Picture>, Failure> {
         let Position::Live(mut way) = self.position else {
             return Ok(Step::End);
         };
@@ -243,6 +279,7 @@ impl<D: Device> Session<D> {
             Received::Picture(picture) => {
                 let number = self.timeless.as_mut().and_then(Timeless::number);
                 let pts = number.unwrap_or_else(|| picture.pts_ticks());
+                self.held.retain(|held| *held != pts);
                 let shown = way.show(pts, picture.duration_ticks());
                 if self.landing.is_some_and(|landing| landing.is_missed_by(shown)) && self.land_earlier() {
                     return Ok(Step::Fed);
@@ -251,13 +288,26 @@ impl<D: Device> Session<D> {
                 self.position = Position::Live(way);
                 if self.decoder.has_complained() {
                     self.references.distrust();
-                    if way.has_skipped || self.thread_count > 1 {
+                    if way.has_skipped || way.is_cut || self.thread_count > 1 {
                         return Ok(Step::Damaged);
                     }
                 }
                 Ok(Step::Picture(picture, shown))
             }
-            Received::NeedsSample if !way.is_draining => self.feed(&mut way, next_wanted),
+            Received::NeedsSample if !way.is_draining => {
+                if last_ones.is_some_and(|last_ones| self.has_all(last_ones)) {
+                    (way.is_draining, way.is_cut) = (true, true);
+                    self.position = Position::Live(way);
+                    self.decoder.send_end()?;
+                    return Ok(Step::Fed);
+                }
+                self.feed(&mut way, next_wanted)
+            }
+            Received::NeedsSample | Received::End if way.is_cut => {
+                // A picture is missing although the decoder had its sample.
+                self.references.distrust();
+                Ok(Step::Damaged)
+            }
             Received::NeedsSample | Received::End => {
                 if self.landing.is_some() && self.land_earlier() {
                     return Ok(Step::Fed);
@@ -294,12 +344,22 @@ impl<D: Device> Session<D> {
         if let Some(timeless) = &mut self.timeless {
             timeless.expect(self.packet.pts_or_dts());
         }
+        if let Some(pts) = self.packet.pts().filter(|_| !self.packet.is_discarded()) {
+            // Damaged samples bring no picture.
+            self.held.truncate(HELD_MAX);
+            self.held.push(pts);
+        }
         if self.packet.is_keyframe() && !self.packet.is_discarded() {
             let pts = self.packet.pts_or_dts();
             way.keyframe = Some(way.keyframe.map_or(pts, |keyframe| keyframe.max(pts)));
         }
         self.position = Position::Live(*way);
         Ok(Step::Fed)
+    }
+
+    /// True if the decoder is certain to put out all of these without another sample: one sample is one picture here.
+    fn has_all(&self, wanted: &Pending) -> bool {
+        self.timeless.is_none() && self.references.are_trusted() && wanted.are_all_among(&self.held)
     }
 
     /// The picture that the sample at hand would bring, if neither it nor any that depends on it is wanted. What
@@ -352,6 +412,7 @@ impl<D: Device> Session<D> {
         self.position = Position::Unset;
         self.input.seek(self.stream, ticks)?;
         self.decoder.flush();
+        self.held.clear();
         self.may_be_misaligned = self.is_misaligned_after_seek;
         Ok(())
     }
@@ -482,19 +543,24 @@ impl Way {
             last: None,
             pts_max: i64::MIN,
             end_max: i64::MIN,
+            count: 0,
             has_skipped: false,
             is_draining: false,
+            is_cut: false,
         }
     }
 
     fn show(&mut self, pts: i64, duration: i64) -> Shown {
-        let shown = Shown { pts, duration, earlier_end: self.end_max };
+        // Of a way that was cut, pictures before this one may be missing.
+        let earlier_end = if self.is_cut { i64::MAX } else { self.end_max };
+        let shown = Shown { pts, duration, earlier_end };
         self.last = Some(shown);
         self.pass(shown);
         shown
     }
 
     fn pass(&mut self, shown: Shown) {
+        self.count += 1;
         self.pts_max = self.pts_max.max(shown.pts);
         self.end_max = self.end_max.max(shown.end());
     }

@@ -60,6 +60,21 @@ impl<D: Device> Sessions<D> {
         Some(self.kept.remove(position).session)
     }
 
+    /// Whether a new run could go on with a session that was left behind, or could have if it had not been cut. None for
+    /// a run that only comes back for what is left.
+    pub fn would_go_on(&self, key: SessionKey, start: RunStart, target: Target) -> Option<bool> {
+        let mut would_go_on = false;
+        for position in self.positions(key) {
+            if self.kept[position].session.was_before(start, target) {
+                if self.is_awaited(position) {
+                    return None;
+                }
+                would_go_on = true;
+            }
+        }
+        Some(would_go_on)
+    }
+
     /// Keeps a session after its run. `is_awaited` says that the run is not finished.
     pub fn keep(&mut self, key: SessionKey, session: Session<D>, is_awaited: bool) {
         self.turn += 1;
@@ -92,7 +107,12 @@ impl<D: Device> Sessions<D> {
     /// A session that no run comes back for. Never one that a run does: two runs that took it from each other
     /// in turn would decode for ever and arrive nowhere.
     fn position_to_seek_with(&self, key: SessionKey) -> Option<usize> {
-        let mut spare = self.positions(key).filter(|&position| !self.is_awaited(position));
+        let is_spare = |position: &usize| !self.is_awaited(*position);
+        let is_of_no_other_use = |position: &usize| self.kept[*position].session.is_cut();
+        if let Some(position) = self.positions(key).filter(is_spare).find(is_of_no_other_use) {
+            return Some(position);
+        }
+        let mut spare = self.positions(key).filter(is_spare);
         let first = spare.next()?;
         let spare_count = 1 + spare.count();
         (spare_count >= SESSIONS_PER_STREAM_MAX).then_some(first)

@@ -3,6 +3,7 @@
 //! What does not live here: comparison with TorchCodec; that is a Python test's.
 
 mod ahead;
+mod cutting;
 mod looks;
 mod skipping;
 mod timeless;

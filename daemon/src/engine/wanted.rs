@@ -15,7 +15,8 @@ pub struct Shown {
     pub pts: i64,
     /// For so long; 0 where unknown.
     pub duration: i64,
-    /// The largest end of the pictures that came out before it since decoding began: usually its own begin.
+    /// The largest end of the pictures that came out before it since decoding began: usually its own begin. Where
+    /// some of these were not decoded, as large as can be.
     pub earlier_end: i64,
 }
 
@@ -98,6 +99,15 @@ impl Pending {
     /// The one that is reached last.
     pub fn last(&self) -> Option<&Wanted> {
         self.wanted.last()
+    }
+
+    /// True if each is known by its pts, and that is one of these.
+    pub fn are_all_among(&self, pts: &[i64]) -> bool {
+        let is_among = |wanted: &Wanted| match wanted.picture.target {
+            Target::AtOrAfter(target) => pts.contains(&target),
+            Target::PlayedAt(_) => false,
+        };
+        self.wanted.iter().all(is_among)
     }
 
     /// Takes out what a picture satisfies.

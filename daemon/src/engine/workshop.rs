@@ -5,6 +5,7 @@
 
 use super::Settings;
 use super::arenas::Arenas;
+use super::continuations::Continuations;
 use super::device::{Device, Look};
 use super::picture_cache::PictureCache;
 use super::revisits::Revisits;
@@ -26,6 +27,8 @@ pub struct Workshop<D: Device> {
     pub cache: PictureCache<D::Picture, Look>,
     /// What was decoded lately.
     pub revisits: Revisits,
+    /// How often warm decoders were of use.
+    pub continuations: Continuations,
     /// Pictures that decoders put out since the last report.
     pub pictures_decoded: u64,
     /// Samples that decoders did not get since the last report.
@@ -48,6 +51,7 @@ impl<D: Device> Workshop<D> {
             sessions: Sessions::new(settings.session_count_max),
             cache: PictureCache::new(settings.cache_bytes_max),
             revisits: Revisits::default(),
+            continuations: Continuations::default(),
             pictures_decoded: 0,
             samples_skipped: 0,
             cache_hits: 0,

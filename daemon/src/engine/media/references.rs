@@ -79,6 +79,11 @@ impl References {
         self.is_distrusted
     }
 
+    /// True if the stream is known to be one whose samples are whole pictures, each telling what it is.
+    pub fn are_trusted(&self) -> bool {
+        self.codec.is_some() && self.has_parameters && !self.is_doubtful && !self.is_distrusted
+    }
+
     /// True if it is certain that no other picture depends on this sample. Every sample that the decoder gets has
     /// to be shown to this as well: it may bring parameter sets.
     pub fn is_unreferenced(&mut self, sample: &[u8]) -> bool {
@@ -98,7 +103,7 @@ impl References {
                 Unit::Needed => is_needed = true,
             }
         }
-        has_picture && !is_needed && self.has_parameters && !self.is_doubtful
+        has_picture && !is_needed && self.are_trusted()
     }
 
     fn read(&mut self, codec: Codec, unit: &[u8]) -> Unit {
