@@ -136,7 +136,7 @@ def candidates(peer: str, *, few: bool = False) -> list[Setting]:
     """
     match peer:
         case "TorchCodec":
-            # Exact ones took as long within 4 % or longer, but approximate ones bring other frames of some clips.
+            # Exact ones took as long or longer, but approximate ones bring other frames of some clips.
             seeks = ("approximate", "exact")
             if few:
                 return [{"threads": 0, "seek": seek} for seek in seeks]

@@ -40,6 +40,8 @@ pub struct RunInProgress<D: Device> {
     aim: Option<Target>,
     /// Whether pictures that nobody wants are kept too.
     keeps_all: bool,
+    /// The end came before all pictures did, and decoding began once more.
+    has_gone_back: bool,
     /// When the turn is over.
     pause: Instant,
     /// A picture came out, or was settled.
@@ -92,6 +94,7 @@ impl<D: Device> RunInProgress<D> {
             session: None,
             aim: None,
             keeps_all: false,
+            has_gone_back: false,
             pause: Instant::now() + TURN,
             has_headway: false,
             outcome: Outcome::default(),
@@ -171,7 +174,7 @@ impl<D: Device> RunInProgress<D> {
             Ok(Step::Fed) => {}
             Ok(Step::Skipped) => workshop.samples_skipped += 1,
             Ok(Step::Damaged) => self.begin_again(workshop, target),
-            Ok(Step::End) => self.fail(&Failure::NoMorePictures),
+            Ok(Step::End) => self.go_further_back(target),
             Err(failure) => {
                 self.session = None;
                 self.fail(&failure);
@@ -228,6 +231,18 @@ impl<D: Device> RunInProgress<D> {
         let Some(mut session) = self.session.take() else { return };
         match self.seek(workshop, &mut session, target) {
             Ok(()) => self.session = Some(session),
+            Err(failure) => self.fail(&failure),
+        }
+    }
+
+    /// The index knows of pictures that did not come out before the end.
+    fn go_further_back(&mut self, target: Target) {
+        let is_known = matches!(self.start, RunStart::Keyframe(_));
+        let session = self.session.as_mut().filter(|_| is_known && !self.has_gone_back);
+        self.has_gone_back = true;
+        match session.map_or(Ok(false), |session| session.seek_further_back(self.start, target)) {
+            Ok(true) => {}
+            Ok(false) => self.fail(&Failure::NoMorePictures),
             Err(failure) => self.fail(&failure),
         }
     }

@@ -254,6 +254,16 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
+    /// Goes to where decoding begins one keyframe or more before the one that `start` names: from that one, a decoder may
+    /// not recover before the stream is over. False if there is no earlier one.
+    pub fn seek_further_back(&mut self, start: RunStart, target: Target) -> Result<bool, Failure> {
+        if self.timeless.is_some() {
+            return Ok(false);
+        }
+        self.seek(start, target)?;
+        Ok(self.land_earlier())
+    }
+
     /// What it would take to be here again, in pictures, and how many more a decoder takes in before it puts out the
     /// one that is wanted: what is lost and what is saved by cutting.
     pub fn cost_of_cut(&self) -> (u64, u64) {

@@ -311,6 +311,25 @@ fn demuxers_that_overshoot_are_caught() {
     assert_random_access_equals_ffmpeg(&clip(&folder, "refresh.mp4", "testsrc2=s=160x96:d=2", &refresh));
 }
 
+/// From the last keyframe of an open GOP the decoder does not recover before the stream is over.
+#[test]
+fn last_frames_of_an_open_gop_are_reached_from_further_back() {
+    let folder = TempDir::new().unwrap();
+    let open_gop = "open-gop=1:bframes=7:ref=8:keyint=16:min-keyint=16:scenecut=0";
+    let encoder = ["-c:v", "libx264", "-x264-params", open_gop];
+    for count in 97..102 {
+        let source = format!("testsrc2=s=160x96:r=25,trim=end_frame={count}");
+        let path = clip(&folder, &format!("{count}.mp4"), &source, &encoder);
+        let truth = frames(&path, video(&Broker::open(&path).1), "rgb24", 3);
+        for position in [count - 1, count - 2, count - 6] {
+            let (mut broker, media) = Broker::open(&path);
+            let index = broker.scan();
+            let frame = broker.frame(&index, position, first(video(&media)));
+            assert!(frame == truth[position], "frame {position} of {count}");
+        }
+    }
+}
+
 #[test]
 fn target_that_needs_turns_after_a_missed_landing_is_reached() {
     let folder = TempDir::new().unwrap();
