@@ -2,8 +2,8 @@
 
 Each library is used as its users do: a DataLoader whose workers keep decoders open or not, SPDL's pipeline in
 a subprocess, reeld's dataset in a DataLoader, and reeld's `ClipLoader` without workers. There are two plans:
-`new clips`, where each epoch begins each clip somewhere else, and `same clips`, where only the order changes
-and a cache can hold the set.
+`new clips`, two epochs of which each begins each clip somewhere else, and `same clips`, three of which only
+the order changes, so that a cache can hold the set.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ def cells(library: Library) -> list[Cell]:
         if library.is_quick and (same or worker_count != 8):
             continue
         is_main = worker_count == 8
-        count = 2 if library.is_quick else _EPOCHS
+        # Each epoch of new clips is like the one before.
+        count = _EPOCHS if same else 2
         arguments = {
             "plan": plan(videos, count, same=same),
             "epoch_count": count,
