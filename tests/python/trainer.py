@@ -10,12 +10,15 @@ import gc
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import reeld
@@ -28,6 +31,15 @@ BATCH_SIZE = 2
 POISON = 13
 # How long what ends in its own time may take. Only a failure waits that long.
 SOON_SECONDS = 30
+# Where CPython may take a lock and then raise KeyboardInterrupt before it notes that it has to give it back.
+# A DataLoader that is interrupted there waits for ever when it is shut down: for the lock of its index queue.
+LOSES_LOCKS = {
+    multiprocessing.queues.Queue.put.__code__,
+    threading.Condition.__enter__.__code__,
+    threading.Condition.__exit__.__code__,
+}
+# From there Ctrl-C is put off by so much at a time.
+RETRY_SECONDS = 0.001
 
 
 class Clips(VideoClips):
@@ -191,9 +203,22 @@ class Endless:
             yield from range(self.count)
 
 
+def interrupt(_signal: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does in Python, but not where Python itself loses locks by it."""
+    inner = frame
+    while inner is not None:
+        if inner.f_code in LOSES_LOCKS:
+            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+            return
+        inner = inner.f_back
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Does what the plan says, then tells what is left. Asked by SIGUSR1, says on stderr where it is."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, interrupt)
     torch.set_num_threads(1)
     # Or each worker would import torch by itself, which takes a second.
     multiprocessing.set_forkserver_preload(["torch"])
