@@ -40,8 +40,6 @@ pub struct RunInProgress<D: Device> {
     aim: Option<Target>,
     /// Whether pictures that nobody wants are kept too.
     keeps_all: bool,
-    /// The end came before all pictures did, and decoding began once more.
-    has_gone_back: bool,
     /// When the turn is over.
     pause: Instant,
     /// A picture came out, or was settled.
@@ -94,7 +92,6 @@ impl<D: Device> RunInProgress<D> {
             session: None,
             aim: None,
             keeps_all: false,
-            has_gone_back: false,
             pause: Instant::now() + TURN,
             has_headway: false,
             outcome: Outcome::default(),
@@ -238,8 +235,7 @@ impl<D: Device> RunInProgress<D> {
     /// The index knows of pictures that did not come out before the end.
     fn go_further_back(&mut self, target: Target) {
         let is_known = matches!(self.start, RunStart::Keyframe(_));
-        let session = self.session.as_mut().filter(|_| is_known && !self.has_gone_back);
-        self.has_gone_back = true;
+        let session = self.session.as_mut().filter(|_| is_known);
         match session.map_or(Ok(false), |session| session.seek_further_back(self.start, target)) {
             Ok(true) => {}
             Ok(false) => self.fail(&Failure::NoMorePictures),

@@ -42,6 +42,8 @@ pub struct Session<D: Device> {
     timeless: Option<Timeless>,
     /// The pts of the samples whose pictures the decoder has and did not put out yet.
     held: Vec<i64>,
+    /// For this one decoding began further back already. Kept here, as a run may need several turns for it.
+    gone_back_for: Option<Target>,
 }
 
 /// What does not change while a stream is read.
@@ -133,6 +135,7 @@ impl<D: Device> Session<D> {
             may_be_misaligned: false,
             timeless,
             held: Vec::new(),
+            gone_back_for: None,
         })
     }
 
@@ -257,9 +260,10 @@ impl<D: Device> Session<D> {
     /// Goes to where decoding begins one keyframe or more before the one that `start` names: from that one, a decoder may
     /// not recover before the stream is over. False if there is no earlier one.
     pub fn seek_further_back(&mut self, start: RunStart, target: Target) -> Result<bool, Failure> {
-        if self.timeless.is_some() {
+        if self.timeless.is_some() || self.gone_back_for == Some(target) {
             return Ok(false);
         }
+        self.gone_back_for = Some(target);
         self.seek(start, target)?;
         Ok(self.land_earlier())
     }
