@@ -23,6 +23,7 @@ mod sources;
 mod tests;
 mod timeless;
 mod wanted;
+mod way;
 mod workshop;
 
 use std::any::Any;

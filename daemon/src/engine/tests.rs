@@ -324,9 +324,42 @@ fn last_frames_of_an_open_gop_are_reached_from_further_back() {
         for position in [count - 1, count - 2, count - 6] {
             let (mut broker, media) = Broker::open(&path);
             let index = broker.scan();
-            let frame = broker.frame(&index, position, first(video(&media)));
-            assert!(frame == truth[position], "frame {position} of {count}");
+            // Once with a new decoder for each that is kept, and then with one of those.
+            for time in 0..5 {
+                let frame = broker.frame(&index, position, first(video(&media)));
+                assert!(frame == truth[position], "frame {position} of {count}, time {time}");
+            }
         }
+    }
+}
+
+#[test]
+fn picture_that_never_comes_is_given_up_although_the_way_takes_many_turns() {
+    let folder = TempDir::new().unwrap();
+    let encoder = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", "1000"];
+    let path = clip(&folder, "whole.mp4", "testsrc2=s=640x360:r=25:d=16", &encoder);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let [samples, tables] =
+        [b"mdat", b"moov"].map(|name| bytes.windows(4).rposition(|four| four == name).unwrap() - 4);
+    // Each unit has its length before it.
+    let (mut last, mut next) = (0, samples + 8);
+    while next < tables {
+        let length = u32::from_be_bytes(bytes[next..next + 4].try_into().unwrap()) as usize;
+        (last, next) = (next + 4, next + 4 + length);
+    }
+    assert_eq!((next, bytes[last] & 31), (tables, 1), "a slice is the last unit");
+    const END_OF_SEQUENCE: u8 = 10;
+    bytes[last] = END_OF_SEQUENCE;
+    std::fs::write(&path, bytes).unwrap();
+    let (mut broker, media) = Broker::open(&path);
+    let index = broker.scan();
+    let header = video(&media).clone();
+    let position = index.entries.len() - 1;
+    for _ in 0..2 {
+        let lost = wanted(0, &header, Target::AtOrAfter(index.entries[position].pts), Dtype::Uint8);
+        let (failures, turns) = broker.decode(start_of(&index, position), &[lost]);
+        assert_eq!(failures.len(), 1, "after {turns} turns");
+        assert!(matches!(&failures[0].1, EngineError::Media(_)), "{failures:?}");
     }
 }
 
