@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _SHORT_LOOK_SECONDS = 0.03
 # Long ones are looked at while they are timed.
 _LONG_LOOK_SECONDS = 0.5
 # Whoever takes longer than this many times the fastest peer is measured fewer times.
-_STRAGGLER_FACTOR = 2.5
+_STRAGGLER_FACTOR = 1.5
 _STRAGGLER_ROUNDS = 3
 
 
@@ -88,6 +89,8 @@ class Cell:
     # Rounds that it needs at least, where a goal depends on it.
     rounds_min: int | None = None
     rounds_max: int | None = None
+    # Cells of the same name here have the same outputs: a setting is verified in the first of them.
+    common_outputs: str = ""
 
     @property
     def title(self) -> str:
@@ -181,6 +184,20 @@ class Pool:
         self._runners.clear()
 
 
+class _References:
+    """The frames that are right by definition. Each is made when it is first needed."""
+
+    def __init__(self, folder: Path, make: Callable[[str, Path], None]) -> None:
+        self._folder = folder
+        self._make = make
+
+    def __getitem__(self, name: str) -> Path:
+        path = self._folder / f"{name}.npz"
+        if not path.exists():
+            self._make(name, path)
+        return path
+
+
 class Contest:
     """Runs cells one after the other."""
 
@@ -189,11 +206,13 @@ class Contest:
         self._plan = plan
         self._say = say
         self.pool = Pool()
+        # By what the cells have in common, and by the setting: verdict and difference.
+        self._verified: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def run(self, cell: Cell) -> list[Row]:
         """Verifies, chooses settings, measures."""
         with tempfile.TemporaryDirectory(dir=WORK, prefix="references-") as folder:
-            references = self._references(cell, Path(folder))
+            references = _References(Path(folder), partial(self._make_reference, cell))
             rows = [self._entered(cell, contestant, references) for contestant in cell.contestants]
         ready = [
             (contestant, row)
@@ -216,17 +235,13 @@ class Contest:
         finally:
             runner.end()
 
-    def _references(self, cell: Cell, folder: Path) -> dict[str, Path]:
-        made = {}
-        for name, order in cell.references.items():
-            self._say(f"{cell.title} · reference")
-            made[name] = folder / f"{name}.npz"
-            # In a process of its own: its memory shall not count for anyone.
-            with self._runner(cell, order, alone=True) as runner:
-                runner.reference(made[name])
-        return made
+    def _make_reference(self, cell: Cell, name: str, path: Path) -> None:
+        self._say(f"{cell.title} · reference")
+        # In a process of its own: its memory shall not count for anyone.
+        with self._runner(cell, cell.references[name], alone=True) as runner:
+            runner.reference(path)
 
-    def _entered(self, cell: Cell, contestant: Contestant, references: dict[str, Path]) -> Row:
+    def _entered(self, cell: Cell, contestant: Contestant, references: _References) -> Row:
         """Verifies and tries each setting; the row has the best one, or says why there is none."""
         row = Row(cell.scenario, cell.workload, cell.clip, contestant.tool, contestant.peer)
         best: dict[str, Any] | None = None
@@ -255,18 +270,24 @@ class Contest:
         return row
 
     def _tried(
-        self, cell: Cell, contestant: Contestant, setting: Setting, references: dict[str, Path]
+        self, cell: Cell, contestant: Contestant, setting: Setting, references: _References
     ) -> dict[str, Any]:
         """`verified` as in a row, or "cannot"; and how long it took, where there is something to choose."""
         trial: dict[str, Any] = {"setting": setting, "wall_seconds": 0.0, "difference": {}, "cannot": None}
         order = contestant.trial_order(setting)
-        reference = references.get(contestant.reference(setting))
+        name = contestant.reference(setting)
         is_choice = len(contestant.candidates) > 1 and not self._plan.is_quick
+        key = json.dumps([cell.common_outputs, order.peer, setting], sort_keys=True)
+        if cell.common_outputs and key in self._verified and not is_choice:
+            trial["verified"], trial["difference"] = self._verified[key]
+            return trial
         try:
             with self._runner(cell, order) as runner:
-                if reference is not None:
-                    trial["difference"] = runner.verify(reference)
-                trial["verified"] = _verdict(reference, trial["difference"], must_equal=contestant.must_equal)
+                trial["verified"] = "not compared"
+                if name in cell.references:
+                    trial["difference"] = runner.verify(references[name])
+                    trial["verified"] = _verdict(trial["difference"], must_equal=contestant.must_equal)
+                    self._verified[key] = trial["verified"], trial["difference"]
                 if trial["verified"] != "failed" and is_choice:
                     trial["wall_seconds"] = runner.measure()["wall_seconds"]
         except RunnerError as error:
@@ -342,9 +363,7 @@ class Contest:
             row.values.setdefault(name, []).append(value)
 
 
-def _verdict(reference: Path | None, difference: dict[str, Any], *, must_equal: bool) -> str:
-    if reference is None:
-        return "not compared"
+def _verdict(difference: dict[str, Any], *, must_equal: bool) -> str:
     if difference["is_equal"]:
         return "equal"
     return "close" if difference["is_close"] and not must_equal else "failed"

@@ -89,6 +89,8 @@ fn totals<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>>
             ("hints_dropped", totals.hints_dropped),
             ("pictures_prefetched", totals.pictures_prefetched),
             ("prefetch_hits", totals.prefetch_hits),
+            ("conversion_micros", totals.conversion_micros),
+            ("page_faults", totals.page_faults),
         ],
     )
 }

@@ -137,6 +137,10 @@ pub struct Totals {
     pub pictures_prefetched: u64,
     /// Of these, those that were asked for while they were kept: they are among `cache_hits`.
     pub prefetch_hits: u64,
+    /// Microseconds that engines took to turn pictures into frames, copies of kept frames included.
+    pub conversion_micros: u64,
+    /// Page faults of engines in runs, codec threads included: how often memory was touched that was not there yet.
+    pub page_faults: u64,
 }
 
 /// One client.

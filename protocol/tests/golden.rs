@@ -387,6 +387,8 @@ fn status_report() {
             hints_dropped: 39,
             pictures_prefetched: 40,
             prefetch_hits: 41,
+            conversion_micros: 43,
+            page_faults: 44,
         },
         clients: vec![ClientStatus {
             connection: 40,
@@ -444,7 +446,7 @@ fn status_report() {
         &Reply::Status(Box::new(message)),
         kind::STATUS_REPORT,
         "05302e312e3001146c69626176636f6465632035392e33372e3130300102030405060708090a0b14 \
-         151617182a191a1b1c1d1e1f20212223242526272829 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
+         151617182a191a1b1c1d1e1f202122232425262728292b2c 0128292a2b2c2d2e2f02707930313c3d3e3f40 01323301343504360105612e6d70343738 \
          3c3d3e013c3d3e3f4041424647 01464701056d6564696148494a4b",
     );
 }

@@ -92,3 +92,23 @@ fn other_users_see_totals_but_neither_names_nor_files() {
     assert_eq!(status.engines[0].label, None);
     drop(pending);
 }
+
+#[test]
+fn frames_from_a_cache_cost_a_conversion_and_no_new_memory() {
+    let daemon = Daemon::with(&["--engine-count-max", "1"]);
+    let client = daemon.client();
+    let video = client.open(clip(CLIP), OpenOptions::default()).unwrap();
+    let ask = |count: usize| {
+        for _ in 0..count {
+            assert_eq!(video.frames_at(&[7]).unwrap().frame_count(), 1);
+        }
+        client.status().unwrap().totals
+    };
+    let before = ask(50);
+    let after = ask(500);
+    assert_eq!(after.cache_hits - before.cache_hits, 500);
+    assert!(after.conversion_micros > before.conversion_micros);
+    // 43 pages have the pixels.
+    let faults = after.page_faults - before.page_faults;
+    assert!(before.page_faults > 43 && faults < 50, "{faults} page faults for 500 frames");
+}

@@ -2,8 +2,8 @@
 
 Each library is used as its users do: a DataLoader whose workers keep decoders open or not, SPDL's pipeline in
 a subprocess, reeld's dataset in a DataLoader, and reeld's `ClipLoader` without workers. There are two plans:
-`new clips`, two epochs of which each begins each clip somewhere else, and `same clips`, three of which only
-the order changes, so that a cache can hold the set.
+`new clips`, two epochs of which each begins each clip somewhere else (one with other than eight workers), and
+`same clips`, three of which only the order changes, so that a cache can hold the set.
 """
 
 from __future__ import annotations
@@ -194,12 +194,12 @@ def cells(library: Library) -> list[Cell]:
     label = f"{len(videos)} videos of 360p"
     all_peers = ["TorchCodec"] if library.is_quick else ["TorchCodec", "SPDL", "PyAV", "decord", "OpenCV"]
     found = []
-    for same, worker_count in [(False, 8), (True, 8), (False, 1), (False, 16)]:
+    for same, worker_count in [(False, 8), (True, 8), (False, 1), (False, 4), (False, 16)]:
         if library.is_quick and (same or worker_count != 8):
             continue
         is_main = worker_count == 8
         # Each epoch of new clips is like the one before.
-        count = _EPOCHS if same else 2
+        count = _EPOCHS if same else 2 if is_main else 1
         arguments = {
             "plan": plan(videos, count, same=same),
             "epoch_count": count,
@@ -222,6 +222,7 @@ def cells(library: Library) -> list[Cell]:
                 has_warm_up=False,
                 rounds_min=rounds,
                 rounds_max=rounds,
+                common_outputs=f"loader, {'same' if same else 'new'} clips",
             )
         )
     return found

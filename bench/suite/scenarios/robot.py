@@ -81,6 +81,7 @@ def cells(library: Library) -> list[Cell]:
                 is_fresh=True,
                 has_warm_up=False,
                 rounds_max=3,
+                common_outputs="robot",
             )
         )
     return found

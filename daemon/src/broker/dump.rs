@@ -88,6 +88,8 @@ impl Broker {
             hints_dropped = totals.hints_dropped,
             pictures_prefetched = totals.pictures_prefetched,
             prefetch_hits = totals.prefetch_hits,
+            conversion_micros = totals.conversion_micros,
+            page_faults = totals.page_faults,
             bytes_copied_out = totals.bytes_copied_out,
             "state: totals since the start"
         );

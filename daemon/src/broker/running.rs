@@ -273,6 +273,8 @@ impl Broker {
         self.totals.pictures_decoded += report.pictures_decoded;
         self.totals.samples_skipped += report.samples_skipped;
         self.totals.cache_hits += report.cache_hits;
+        self.totals.conversion_micros += report.conversion_micros;
+        self.totals.page_faults += report.page_faults;
         if let Some(engine) = self.engines.get_mut(key) {
             engine.report = report;
         }

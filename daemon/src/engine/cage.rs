@@ -150,6 +150,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_nanosleep,
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
+    libc::SYS_getrusage,
     libc::SYS_restart_syscall,
     // Signals: dying loudly.
     libc::SYS_rt_sigaction,

@@ -12,6 +12,7 @@ mod device;
 mod failure;
 mod mailbox;
 mod media;
+mod page_faults;
 mod picture_cache;
 mod revisits;
 mod run;

@@ -306,7 +306,9 @@ impl<D: Device> RunInProgress<D> {
         let destination = &wanted.picture.destination;
         let look = look(self.facts.rotation, wanted);
         let pixels = workshop.arenas.pixels(destination, look.frame_bytes())?;
+        let begin = Instant::now();
         workshop.device.convert(picture, &look, pixels)?;
+        workshop.conversion_time += begin.elapsed();
         workshop.arenas.write_times(destination, shown, self.facts.time_base)
     }
 
@@ -326,6 +328,7 @@ impl<D: Device> RunInProgress<D> {
         let shown = hit.shown;
         let pixels = workshop.arenas.pixels(destination, look.frame_bytes())?;
         let mut converted = None;
+        let begin = Instant::now();
         match hit.form {
             HitForm::Converted(bytes) => pixels.copy_from_slice(bytes),
             HitForm::Native(picture) if look.frame_bytes() <= CONVERTED_BYTES_MAX => {
@@ -336,6 +339,7 @@ impl<D: Device> RunInProgress<D> {
             }
             HitForm::Native(picture) => workshop.device.convert(picture, &look, pixels)?,
         }
+        workshop.conversion_time += begin.elapsed();
         workshop.arenas.write_times(destination, shown, self.facts.time_base)?;
         if let Some(bytes) = converted {
             workshop.cache.insert(stream, shown, Form::Converted(look, bytes));

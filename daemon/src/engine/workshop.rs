@@ -3,10 +3,13 @@
 //!
 //! What does not live here: order. What is done when is decided by the loop in `mod.rs`.
 
+use std::time::Duration;
+
 use super::Settings;
 use super::arenas::Arenas;
 use super::continuations::Continuations;
 use super::device::{Device, Look};
+use super::page_faults::PageFaults;
 use super::picture_cache::PictureCache;
 use super::revisits::Revisits;
 use super::sessions::Sessions;
@@ -39,6 +42,9 @@ pub struct Workshop<D: Device> {
     pub prefetch_hits: u64,
     /// Pictures that were decoded ahead and kept since the last report.
     pub pictures_prefetched: u64,
+    /// Time for turning pictures into frames that no report has told yet.
+    pub conversion_time: Duration,
+    page_faults: PageFaults,
 }
 
 impl<D: Device> Workshop<D> {
@@ -57,17 +63,24 @@ impl<D: Device> Workshop<D> {
             cache_hits: 0,
             prefetch_hits: 0,
             pictures_prefetched: 0,
+            conversion_time: Duration::ZERO,
+            page_faults: PageFaults::default(),
         }
     }
 
     /// What was done since the last report, and what is held now.
     pub fn report(&mut self) -> EngineReport {
+        let conversion_micros = self.conversion_time.as_micros() as u64;
+        // What is less than one counts in the next report.
+        self.conversion_time -= Duration::from_micros(conversion_micros);
         EngineReport {
             pictures_decoded: std::mem::take(&mut self.pictures_decoded),
             samples_skipped: std::mem::take(&mut self.samples_skipped),
             cache_hits: std::mem::take(&mut self.cache_hits),
             prefetch_hits: std::mem::take(&mut self.prefetch_hits),
             pictures_prefetched: std::mem::take(&mut self.pictures_prefetched),
+            conversion_micros,
+            page_faults: self.page_faults.take(),
             session_count: self.sessions.count() as u64,
             cache_bytes: self.cache.bytes() as u64,
         }

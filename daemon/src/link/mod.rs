@@ -250,6 +250,10 @@ pub struct EngineReport {
     pub prefetch_hits: u64,
     /// Pictures that were decoded ahead and kept.
     pub pictures_prefetched: u64,
+    /// Time for turning pictures into frames.
+    pub conversion_micros: u64,
+    /// Page faults of all its threads.
+    pub page_faults: u64,
     /// Sessions that are open now.
     pub session_count: u64,
     /// Bytes in the picture cache now.
