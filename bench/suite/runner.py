@@ -149,7 +149,7 @@ def _measured(job: Job) -> dict[str, Any]:
     job.before()
     gc.collect()
     gc.disable()
-    counted = job.peer.picture_count()
+    counted, counters = job.peer.picture_count(), job.peer.counters()
     meter = CpuMeter()
     meter.start()
     start = time.perf_counter()
@@ -159,6 +159,7 @@ def _measured(job: Job) -> dict[str, Any]:
     job.peer.settle()
     cpu = meter.stop(own)
     gc.enable()
+    spent = job.peer.counters()
     delivered = job.after(result)
     del result
     if counted is not None:
@@ -168,7 +169,7 @@ def _measured(job: Job) -> dict[str, Any]:
         "cpu_seconds": cpu,
         "frame_count": delivered.frame_count,
         "picture_count": delivered.picture_count,
-        "values": delivered.values,
+        "values": delivered.values | {name: value - counters[name] for name, value in spent.items()},
     }
 
 

@@ -94,6 +94,26 @@ fn other_users_see_totals_but_neither_names_nor_files() {
 }
 
 #[test]
+fn decoding_into_a_full_cache_needs_no_new_memory() {
+    // The clip's pictures together are larger.
+    let daemon = Daemon::with(&["--engine-count-max", "1", "--engine-cache-mib", "2"]);
+    let client = daemon.client();
+    let video = client.open(clip(CLIP), OpenOptions::default()).unwrap();
+    let ask = |count: usize| {
+        for step in 0..count {
+            assert_eq!(video.frames_at(&[step as i64 * 17 % 50]).unwrap().frame_count(), 1);
+        }
+        client.status().unwrap().totals
+    };
+    let before = ask(200);
+    let after = ask(200);
+    let decoded = after.pictures_decoded - before.pictures_decoded;
+    // Each of them has 22 pages.
+    let faults = after.page_faults - before.page_faults;
+    assert!(decoded > 200 && faults < decoded, "{faults} page faults for {decoded} pictures");
+}
+
+#[test]
 fn frames_from_a_cache_cost_a_conversion_and_no_new_memory() {
     let daemon = Daemon::with(&["--engine-count-max", "1"]);
     let client = daemon.client();

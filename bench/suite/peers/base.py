@@ -103,6 +103,10 @@ class Peer(ABC):
         """Pictures decoded since `begin`, where the library counts them itself."""
         return None
 
+    def counters(self) -> dict[str, float]:
+        """What else the library counts since `begin`, by name with the unit at its end."""
+        return {}
+
     def end(self) -> None:  # noqa: B027 # most need none
         """Called at the end of the process."""
 

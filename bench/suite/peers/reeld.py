@@ -101,6 +101,14 @@ class Reeld(Peer):
         """As the daemon counts."""
         return self.totals()["pictures_decoded"]
 
+    def counters(self) -> dict[str, float]:
+        """What the engines have spent besides decoding."""
+        totals = self.totals()
+        return {
+            "conversion_seconds": totals["conversion_micros"] / 1e6,
+            "page_faults": totals["page_faults"],
+        }
+
     def end(self) -> None:
         """Ends the daemon."""
         if self._daemon is not None:
