@@ -27,7 +27,7 @@ pub use input::{BestStream, MediaInput};
 pub use log::set_log_verbose;
 pub use packet::Packet;
 pub use picture::{Picture, PictureFormat, Window};
-pub use scaler::{Scaler, ScalerConfig};
+pub use scaler::{Scaler, ScalerConfig, scale_gray};
 pub use stream::Stream;
 
 use ffmpeg_next::ffi as sys;

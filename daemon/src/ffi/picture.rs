@@ -60,14 +60,42 @@ impl PictureFormat {
 impl Picture {
     /// A picture to be written by a scaler, with rows as long as vector instructions like them.
     pub fn new(layout: PixelLayout, width: i32, height: i32) -> Result<Self, FfmpegError> {
+        let picture = Picture::of_format(layout.format(), width, height)?;
+        // SAFETY: allocated above and not shared.
+        let frame = unsafe { &mut *picture.as_ptr() };
+        frame.colorspace = sys::AVColorSpace::AVCOL_SPC_RGB;
+        frame.color_range = sys::AVColorRange::AVCOL_RANGE_UNSPECIFIED;
+        Ok(picture)
+    }
+
+    /// A picture of these pixels, row by row.
+    ///
+    /// # Panics
+    /// Where there are more or fewer of them.
+    pub fn of_pixels(
+        layout: PixelLayout,
+        width: i32,
+        height: i32,
+        pixels: &[u8],
+    ) -> Result<Self, FfmpegError> {
+        let picture = Picture::new(layout, width, height)?;
+        let row_bytes = width as usize * layout.pixel_bytes();
+        assert_eq!(pixels.len(), row_bytes * height as usize, "the pixels are of another size");
+        for (row, pixels) in pixels.chunks_exact(row_bytes).enumerate() {
+            // SAFETY: the picture has as many rows of as many bytes, and is not shared.
+            unsafe { picture.row_pointer(row).copy_from_nonoverlapping(pixels.as_ptr(), row_bytes) };
+        }
+        Ok(picture)
+    }
+
+    /// A picture of any format, with nothing said about its colours.
+    pub(super) fn of_format(format: c_int, width: i32, height: i32) -> Result<Self, FfmpegError> {
         let picture = Picture::empty()?;
         // SAFETY: allocated above and not shared.
         let frame = unsafe { &mut *picture.as_ptr() };
-        frame.format = layout.format();
+        frame.format = format;
         frame.width = width;
         frame.height = height;
-        frame.colorspace = sys::AVColorSpace::AVCOL_SPC_RGB;
-        frame.color_range = sys::AVColorRange::AVCOL_RANGE_UNSPECIFIED;
         // SAFETY: format and size are set, as the function wants it, and there are no buffers yet.
         let code = unsafe { sys::av_frame_get_buffer(picture.as_ptr(), 0) };
         check("get memory for a picture", code)?;
@@ -155,6 +183,33 @@ impl Picture {
             // SAFETY: each row has as many readable bytes, as asserted; the memory is not the destination's.
             unsafe { source.copy_to_nonoverlapping(target.as_mut_ptr(), row_bytes) };
         }
+    }
+
+    /// One row of the one plane of a picture of red, green and blue.
+    ///
+    /// # Panics
+    /// Where the picture is laid out otherwise, or has fewer rows.
+    pub fn row(&self, layout: PixelLayout, row: usize) -> &[u8] {
+        let format = self.format();
+        assert_eq!(format.format, layout.format(), "the picture is laid out otherwise");
+        assert!(row < format.height.max(0) as usize, "the picture has no such row");
+        let row_bytes = format.width.max(0) as usize * layout.pixel_bytes();
+        // SAFETY: the frame is alive as long as self.
+        let stride = unsafe { (*self.as_ptr()).linesize[0] };
+        assert!(stride.unsigned_abs() as usize >= row_bytes, "the picture's rows are too short");
+        // SAFETY: the row has as many bytes, which nobody writes to as long as the picture can be read.
+        unsafe { std::slice::from_raw_parts(self.row_pointer(row), row_bytes) }
+    }
+
+    /// Where a row of the first plane begins.
+    ///
+    /// # Safety
+    /// The picture has a first plane, with so many rows.
+    pub(super) unsafe fn row_pointer(&self, row: usize) -> *mut u8 {
+        // SAFETY: the frame is alive as long as self.
+        let (data, stride) = unsafe { ((*self.as_ptr()).data[0], (*self.as_ptr()).linesize[0]) };
+        // SAFETY: rows lie `stride` bytes apart, and there is such a one, as the caller vouches for.
+        unsafe { data.offset(row as isize * stride as isize) }
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::AVFrame {

@@ -1,4 +1,5 @@
-//! Conversion and scaling by libswscale from a picture straight into the caller's memory, or another picture's.
+//! Conversion and scaling by libswscale from a picture straight into the caller's memory, or another
+//! picture's.
 //!
 //! What does not live here: when this way may be taken; see `engine::device::cpu`.
 
@@ -11,6 +12,12 @@ use super::PixelLayout;
 use super::error::FfmpegError;
 use super::picture::{Picture, PictureFormat};
 use super::raw;
+
+/// Gray values of sixteen bits in the machine's byte order.
+#[cfg(target_endian = "little")]
+const GRAY16: c_int = sys::AVPixelFormat::AV_PIX_FMT_GRAY16LE as c_int;
+#[cfg(target_endian = "big")]
+const GRAY16: c_int = sys::AVPixelFormat::AV_PIX_FMT_GRAY16BE as c_int;
 
 /// From what to what a scaler converts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,9 +45,45 @@ impl ScalerConfig {
     }
 }
 
+/// Columns, rows and pixel format.
+type Shape = (c_int, c_int, c_int);
+
+/// libswscale's tables for one conversion.
+struct Context(NonNull<sys::SwsContext>);
+
+impl Context {
+    fn new(source: Shape, target: Shape, flags: c_int) -> Result<Self, FfmpegError> {
+        let ((source_width, source_height, source_format), (width, height, format)) = (source, target);
+        // SAFETY: takes any numbers and checks them itself; null is checked.
+        let context = unsafe {
+            raw::sws_getContext(
+                source_width,
+                source_height,
+                source_format,
+                width,
+                height,
+                format,
+                flags,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null(),
+            )
+        };
+        let invalid = || FfmpegError::new("prepare the conversion to RGB", sys::AVERROR(libc::EINVAL));
+        NonNull::new(context).map(Context).ok_or_else(invalid)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: owned by self, used by nobody afterwards.
+        unsafe { sys::sws_freeContext(self.0.as_ptr()) };
+    }
+}
+
 /// A converter for pictures of one format.
 pub struct Scaler {
-    context: NonNull<sys::SwsContext>,
+    context: Context,
     config: ScalerConfig,
 }
 
@@ -48,24 +91,8 @@ impl Scaler {
     /// Prepares the conversion, which computes tables.
     pub fn new(config: ScalerConfig) -> Result<Self, FfmpegError> {
         let ScalerConfig { source, layout, width, height } = config;
-        // SAFETY: takes any numbers and checks them itself; null is checked.
-        let context = unsafe {
-            raw::sws_getContext(
-                source.width,
-                source.height,
-                source.format,
-                width,
-                height,
-                layout.format(),
-                config.flags(),
-                ptr::null_mut(),
-                ptr::null_mut(),
-                ptr::null(),
-            )
-        };
-        let Some(context) = NonNull::new(context) else {
-            return Err(FfmpegError::new("prepare the conversion to RGB", sys::AVERROR(libc::EINVAL)));
-        };
+        let source_shape = (source.width, source.height, source.format);
+        let context = Context::new(source_shape, (width, height, layout.format()), config.flags())?;
         let scaler = Scaler { context, config };
         scaler.set_color(source)?;
         Ok(scaler)
@@ -79,7 +106,7 @@ impl Scaler {
         // SAFETY: the context is alive and all outputs outlive the call.
         let code = unsafe {
             sys::sws_getColorspaceDetails(
-                self.context.as_ptr(),
+                self.context.0.as_ptr(),
                 &raw mut inverse_table,
                 &raw mut source_range,
                 &raw mut table,
@@ -100,7 +127,7 @@ impl Scaler {
         // SAFETY: the context is alive; the tables are static.
         let code = unsafe {
             sys::sws_setColorspaceDetails(
-                self.context.as_ptr(),
+                self.context.0.as_ptr(),
                 coefficients,
                 source_range,
                 coefficients,
@@ -159,7 +186,7 @@ impl Scaler {
         // target.
         let rows = unsafe {
             sys::sws_scale(
-                self.context.as_ptr(),
+                self.context.0.as_ptr(),
                 data.cast(),
                 linesize.cast(),
                 0,
@@ -175,9 +202,49 @@ impl Scaler {
     }
 }
 
-impl Drop for Scaler {
-    fn drop(&mut self) {
-        // SAFETY: owned by self, used by nobody afterwards.
-        unsafe { sys::sws_freeContext(self.context.as_ptr()) };
+/// Scales values of sixteen bits by libswscale, with the weights that it has for the luma of pictures of
+/// these sizes: `width` of them in each row become `target.0`, and as many rows as there are become
+/// `target.1`.
+///
+/// # Panics
+/// Where the values are no whole number of rows, or there are none.
+pub fn scale_gray(values: &[u16], width: usize, target: (usize, usize)) -> Result<Vec<u16>, FfmpegError> {
+    let height = values.len() / width;
+    assert!(!values.is_empty() && values.len() == width * height, "the values are no whole number of rows");
+    let too_large = |_| FfmpegError::new("scale gray values", sys::AVERROR(libc::EINVAL));
+    let shape = |(width, height): (usize, usize)| -> Result<Shape, FfmpegError> {
+        let width = c_int::try_from(width).map_err(too_large)?;
+        Ok((width, c_int::try_from(height).map_err(too_large)?, GRAY16))
+    };
+    let (source_shape, target_shape) = (shape((width, height))?, shape(target)?);
+    let context = Context::new(source_shape, target_shape, sys::SWS_BILINEAR as c_int)?;
+    let source = Picture::of_format(GRAY16, source_shape.0, source_shape.1)?;
+    let result = Picture::of_format(GRAY16, target_shape.0, target_shape.1)?;
+    for (row, values) in values.chunks_exact(width).enumerate() {
+        // SAFETY: the picture has as many rows of two bytes for each value, and is not shared.
+        unsafe { ptr::copy_nonoverlapping(values.as_ptr(), source.row_pointer(row).cast(), width) };
     }
+    // SAFETY: both frames are alive.
+    let (source_frame, result_frame) = unsafe { (&*source.as_ptr(), &*result.as_ptr()) };
+    // SAFETY: the frames have the formats and sizes that the context was made for.
+    let rows = unsafe {
+        sys::sws_scale(
+            context.0.as_ptr(),
+            source_frame.data.as_ptr().cast(),
+            source_frame.linesize.as_ptr(),
+            0,
+            source_shape.1,
+            result_frame.data.as_ptr(),
+            result_frame.linesize.as_ptr(),
+        )
+    };
+    if rows != target_shape.1 {
+        return Err(FfmpegError::new("scale gray values", sys::AVERROR(libc::EINVAL)));
+    }
+    let mut scaled = vec![0; target.0 * target.1];
+    for (row, scaled) in scaled.chunks_exact_mut(target.0).enumerate() {
+        // SAFETY: the picture has as many rows of two bytes for each value, all written above.
+        unsafe { ptr::copy_nonoverlapping(result.row_pointer(row).cast(), scaled.as_mut_ptr(), target.0) };
+    }
+    Ok(scaled)
 }

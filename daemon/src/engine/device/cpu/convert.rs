@@ -8,6 +8,7 @@ use reeld_protocol::message::Dtype;
 use reeld_protocol::metadata::Rational;
 
 use super::recipe::{Means, Recipe};
+use super::resizers::Resizers;
 use crate::engine::device::Look;
 use crate::engine::failure::Failure;
 use crate::ffi::{
@@ -18,7 +19,8 @@ use crate::ffi::{
 /// Converters that are kept. A stream needs one or two; making one costs 0.1 to 1 ms, keeping it some 100 KB.
 const CONVERTERS_MAX: usize = 16;
 
-/// Memory for steps on the way that is kept for the next picture: enough for 8K. A look may need far more once.
+/// Memory for steps on the way that is kept for the next picture: enough for 8K. A look may need far more
+/// once.
 const SCRATCH_BYTES_MAX: usize = 256 << 20;
 
 /// Filters pass times through; the ticks' length has no influence on pixels.
@@ -32,6 +34,7 @@ pub struct Converters {
     scratch: Vec<u8>,
     /// The converted picture on its way to another size.
     between: Option<Picture>,
+    resizers: Resizers,
 }
 
 /// What a converter is made for.
@@ -44,7 +47,12 @@ struct Key {
 
 enum Converter {
     Direct(Scaler),
-    Resized { conversion: Scaler, resizing: Scaler },
+    /// The second scaler is made where libswscale has to resize.
+    Resized {
+        conversion: Scaler,
+        resizing: ScalerConfig,
+        scaler: Option<Scaler>,
+    },
     Filtered(FilterGraph),
 }
 
@@ -59,11 +67,11 @@ impl Converters {
         };
         let Recipe { means, window } = Recipe::new((source.width, source.height), look, layout);
         self.prepare(Key { source, layout, means }, picture)?;
-        let Converters { converters, scratch, between } = self;
+        let Converters { converters, scratch, between, resizers } = self;
         let Some((_, converter)) = converters.front_mut() else {
             return Ok(());
         };
-        let mut work = Work { picture, layout, window, between };
+        let mut work = Work { picture, layout, window, between, resizers };
         match look.dtype {
             Dtype::Uint8 => converter.write(&mut work, destination)?,
             Dtype::Float32 => {
@@ -112,18 +120,20 @@ struct Work<'a> {
     layout: PixelLayout,
     window: Window,
     between: &'a mut Option<Picture>,
+    resizers: &'a mut Resizers,
 }
 
 impl Work<'_> {
     /// A picture for the converted pixels at the source's size: the last one's, where it has that size.
-    fn between(&mut self) -> Result<&mut Picture, FfmpegError> {
+    /// Beside it, what resizes it.
+    fn between(&mut self) -> Result<(&mut Picture, &mut Resizers), FfmpegError> {
         let PictureFormat { width, height, .. } = self.picture.format();
         let format = PictureFormat::rgb(self.layout, width, height);
         let picture = match self.between.take().filter(|between| between.format() == format) {
             Some(between) => between,
             None => Picture::new(self.layout, width, height)?,
         };
-        Ok(self.between.insert(picture))
+        Ok((self.between.insert(picture), self.resizers))
     }
 }
 
@@ -135,8 +145,8 @@ impl Converter {
             &Means::Resized { width, height } => {
                 let conversion = Scaler::new(ScalerConfig::converting(source, layout))?;
                 let between = PictureFormat::rgb(layout, source.width, source.height);
-                let resizing = Scaler::new(ScalerConfig { source: between, layout, width, height })?;
-                Converter::Resized { conversion, resizing }
+                let resizing = ScalerConfig { source: between, layout, width, height };
+                Converter::Resized { conversion, resizing, scaler: None }
             }
             Means::Filtered(filters) => Converter::Filtered(FilterGraph::new(FilterGraphConfig {
                 source,
@@ -151,10 +161,19 @@ impl Converter {
         let Work { picture, layout, window, .. } = *work;
         match self {
             Converter::Direct(scaler) => scaler.convert(picture, destination)?,
-            Converter::Resized { conversion, resizing } => {
-                let between = work.between()?;
+            Converter::Resized { conversion, resizing, scaler } => {
+                let (between, resizers) = work.between()?;
                 conversion.convert_to(picture, between)?;
-                resizing.convert(between, destination)?;
+                if let Some(resizer) = resizers.resizer(*resizing) {
+                    *scaler = None;
+                    resizer.resize(|row| between.row(layout, row), destination);
+                } else {
+                    let scaler = match scaler {
+                        Some(scaler) => scaler,
+                        None => scaler.insert(Scaler::new(*resizing)?),
+                    };
+                    scaler.convert(between, destination)?;
+                }
             }
             Converter::Filtered(graph) => graph.convert(picture)?.copy_window(layout, window, destination),
         }
@@ -174,7 +193,28 @@ fn scale_to_unit(values: &[u8], destination: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use reeld_protocol::{Transform, Transforms};
+
     use super::*;
+    use crate::engine::media::Rotation;
+
+    #[test]
+    fn resized_pictures_stay_what_libswscale_made_of_the_first() {
+        let pixels: Vec<u8> =
+            (0..3 * 640 * 360u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
+        let picture = Picture::of_pixels(PixelLayout::Rgb24, 640, 360, &pixels).unwrap();
+        let transforms = Transforms::new(&[Transform::Resize { height: 224, width: 224 }][..]).unwrap();
+        let look =
+            Look { rotation: Rotation::None, transforms, width: 224, height: 224, dtype: Dtype::Uint8 };
+        let mut converters = Converters::default();
+        let mut frame = || {
+            let mut frame = vec![0; 3 * 224 * 224];
+            converters.convert(&picture, &look, &mut frame).unwrap();
+            frame
+        };
+        let first = frame();
+        assert!((0..12).all(|_| frame() == first));
+    }
 
     #[test]
     fn sixteen_bits_become_the_unit_interval() {

@@ -4,6 +4,8 @@
 
 mod convert;
 mod recipe;
+mod resize;
+mod resizers;
 
 pub use convert::Converters;
 
