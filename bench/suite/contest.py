@@ -17,7 +17,7 @@ from typing import Any
 from suite.clips import WORK
 from suite.job import JobOrder
 from suite.measuring import MemorySampler
-from suite.peers.base import Setting
+from suite.peers.base import BEGIN_SETTINGS, Setting
 from suite.runner import Runner, RunnerError
 
 # Short runs: a look at a process tree takes some milliseconds, in a run of its own that is not timed.
@@ -41,7 +41,7 @@ class Plan:
 
 
 FULL = Plan(is_quick=False, rounds_min=5, rounds_max=5, cell_seconds=30)
-QUICK = Plan(is_quick=True, rounds_min=2, rounds_max=2, cell_seconds=2)
+QUICK = Plan(is_quick=True, rounds_min=1, rounds_max=1, cell_seconds=1)
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,25 @@ class Row:
 
 
 class Pool:
-    """The measuring processes of a scenario: one for each library and setting, kept from cell to cell."""
+    """The measuring processes of a scenario: one for each library and setting, kept from cell to cell.
 
-    def __init__(self) -> None:
+    If they are `shared`, one does for all settings that its library need not begin with: to start them takes
+    most of a quick run.
+    """
+
+    def __init__(self, *, shared: bool) -> None:
         """None yet."""
+        self._is_shared = shared
         self._runners: dict[str, Runner] = {}
+        # Why a process could not be started: it will not be the next time.
+        self._cannot: dict[str, RunnerError] = {}
         self.versions: dict[str, str] = {}
+
+    def _key(self, order: JobOrder) -> str:
+        setting = order.setting
+        if self._is_shared:
+            setting = {name: value for name, value in setting.items() if name in BEGIN_SETTINGS}
+        return json.dumps([order.peer, setting], sort_keys=True)
 
     def runner(self, order: JobOrder) -> Runner:
         """The process for this order, which is the job that it has at hand then.
@@ -147,10 +160,16 @@ class Pool:
         Raises:
             RunnerError: It cannot do it.
         """
-        key = json.dumps([order.peer, order.setting], sort_keys=True)
+        key = self._key(order)
         runner = self._runners.get(key)
         if runner is None:
-            runner = self.fresh(order)
+            if key in self._cannot:
+                raise self._cannot[key]
+            try:
+                runner = self.fresh(order)
+            except RunnerError as error:
+                self._cannot[key] = error
+                raise
             self._runners[key] = runner
         else:
             try:
@@ -172,13 +191,14 @@ class Pool:
 
     def drop(self, order: JobOrder) -> None:
         """Ends the process of an order that will not be needed any more, or that failed."""
-        key = json.dumps([order.peer, order.setting], sort_keys=True)
-        runner = self._runners.pop(key, None)
+        runner = self._runners.pop(self._key(order), None)
         if runner is not None:
             runner.end()
 
     def end(self) -> None:
         """Ends all."""
+        for runner in self._runners.values():
+            runner.leave()
         for runner in self._runners.values():
             runner.end()
         self._runners.clear()
@@ -205,7 +225,7 @@ class Contest:
         """`say` is told what is going on."""
         self._plan = plan
         self._say = say
-        self.pool = Pool()
+        self.pool = Pool(shared=plan.is_quick)
         # By what the cells have in common, and by the setting: verdict and difference.
         self._verified: dict[str, tuple[str, dict[str, Any]]] = {}
 
@@ -265,7 +285,7 @@ class Contest:
                 row.verified, row.difference = trial["verified"], trial["difference"]
         # Only the process of the chosen setting stays, and is idle.
         for trial in row.trials:
-            if trial["setting"] != row.setting:
+            if trial["setting"] != row.setting and not self._plan.is_quick:
                 self.pool.drop(contestant.order(trial["setting"]))
         return row
 

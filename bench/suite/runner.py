@@ -6,6 +6,7 @@ time and memory can be told. What is measured does not live here; see `job`.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import signal
@@ -112,12 +113,18 @@ class Runner:
         """One run: `wall_seconds`, `cpu_seconds`, `frame_count`, `picture_count`, `values`."""
         return self._ask({"do": "measure"})
 
+    def leave(self) -> None:
+        """Tells it to end."""
+        # It may have ended by itself.
+        with contextlib.suppress(OSError):
+            self._socket.sendall(b'{"do": "end"}\n')
+
     def end(self) -> None:
         """Ends it; the daemon that it started goes with it."""
+        self.leave()
         try:
-            self._socket.sendall(b'{"do": "end"}\n')
             self._process.wait(timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._answers.close()

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 # How a library is used in one measurement, such as its number of threads. It is written into the results.
 Setting = dict[str, Any]
+# Of these, the ones that `Peer.begin` heeds: for the rest of its life they are its process's.
+BEGIN_SETTINGS = frozenset({"cache", "cache_mib", "index_folder"})
 
 
 class CannotError(Exception):
