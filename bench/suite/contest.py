@@ -25,7 +25,7 @@ _SHORT_LOOK_SECONDS = 0.03
 # Long ones are looked at while they are timed.
 _LONG_LOOK_SECONDS = 0.5
 # Whoever takes longer than this many times the fastest peer is measured fewer times.
-_STRAGGLER_FACTOR = 1.5
+_STRAGGLER_FACTOR = 2
 _STRAGGLER_ROUNDS = 3
 
 
@@ -283,10 +283,6 @@ class Contest:
                 best = trial
                 row.setting, row.cannot = setting, None
                 row.verified, row.difference = trial["verified"], trial["difference"]
-        # Only the process of the chosen setting stays, and is idle.
-        for trial in row.trials:
-            if trial["setting"] != row.setting and not self._plan.is_quick:
-                self.pool.drop(contestant.order(trial["setting"]))
         return row
 
     def _tried(

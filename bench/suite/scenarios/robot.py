@@ -42,8 +42,10 @@ def _contestants(arguments: dict[str, Any]) -> list[Contestant]:
         ("reeld, ClipLoader", "reeld", [{**cache, "way": "cliploader"}]),
         ("reeld, dataset", "reeld", [{**cache, "way": "dataloader"}]),
         ("TorchCodec", "TorchCodec", [{"threads": 1, "seek": "approximate", "keep": _LEROBOT_DECODERS}]),
-        ("PyAV", "PyAV", [{"threads": 1, "keep": 0}]),
     ]
+    if arguments["worker_count"] > 1:
+        # Alone it was slower than TorchCodec whenever it was tried, and takes the longest.
+        rows.append(("PyAV", "PyAV", [{"threads": 1, "keep": 0}]))
     return [
         Contestant(
             tool,
