@@ -55,8 +55,9 @@ class Clips(VideoClips):
 
 
 def say(**words: Any) -> None:
-    """One line for the test."""
-    print(json.dumps(words), flush=True)
+    """One line for the test. `print` writes its end by itself, so that Ctrl-C may come between the two."""
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
 
 
 def digest(frame: torch.Tensor) -> str:

@@ -245,6 +245,10 @@ impl<D: Device> Session<D> {
         }
         self.seek(start, target)?;
         self.gone_back_for = Some(target);
+        if let Some(keyframe) = self.landing.as_mut().and_then(|landing| landing.keyframe.as_mut()) {
+            // Where seeks overshoot, an earlier point may lead to the same one.
+            *keyframe -= 1;
+        }
         Ok(self.land_earlier())
     }
 
