@@ -186,6 +186,7 @@ impl<D: Device> Session<D> {
         let best = self.input.best_video_stream(Some(stream)).ok_or(Failure::NoDecoder { stream, codec })?;
         self.position = Position::Unset;
         self.held.clear();
+        self.references.forget_position();
         self.decoder = device.open_decoder(&self.input, best, self.thread_count)?;
         Ok(())
     }
@@ -286,7 +287,7 @@ impl<D: Device> Session<D> {
                 self.position = Position::Live(way);
                 if self.decoder.has_complained() {
                     self.references.distrust();
-                    if way.has_skipped || way.is_cut || self.thread_count > 1 {
+                    if self.may_have_guessed(way) {
                         return Ok(Step::Damaged);
                     }
                 }
@@ -328,7 +329,12 @@ impl<D: Device> Session<D> {
             Some(Verdict::TooLate) if self.land_earlier() => return Ok(Step::Fed),
             Some(Verdict::TooLate | Verdict::Right) | None => {}
         }
-        if let Some(skipped) = self.skippable(next_wanted) {
+        let was_distrusted = self.references.is_distrusted();
+        let skipped = self.skippable(next_wanted);
+        if !was_distrusted && self.references.is_distrusted() && self.may_have_guessed(*way) {
+            return Ok(Step::Damaged);
+        }
+        if let Some(skipped) = skipped {
             way.pass(skipped);
             way.has_skipped = true;
             self.position = Position::Live(*way);
@@ -355,6 +361,11 @@ impl<D: Device> Session<D> {
         }
         self.position = Position::Live(*way);
         Ok(Step::Fed)
+    }
+
+    /// True if what the decoder makes up for missing samples may not be what it would be on another way.
+    fn may_have_guessed(&self, way: Way) -> bool {
+        way.has_skipped || way.is_cut || self.thread_count > 1
     }
 
     /// True if the decoder is certain to put out all of these without another sample: one sample is one picture here.
@@ -413,6 +424,7 @@ impl<D: Device> Session<D> {
         self.input.seek(self.stream, ticks)?;
         self.decoder.flush();
         self.held.clear();
+        self.references.forget_position();
         self.may_be_misaligned = self.is_misaligned_after_seek;
         Ok(())
     }

@@ -5,13 +5,15 @@
 //! What does not live here: whose picture is wanted; that is `session`'s.
 
 use h264_reader::nal::sps::{FrameMbsFlags, SeqParameterSet};
-use h264_reader::rbsp::{BitReader, decode_nal};
+use h264_reader::rbsp::{BitRead, BitReader, decode_nal};
 
 /// Begins a unit where units have no lengths.
 const START_CODE: [u8; 3] = [0, 0, 1];
 /// Messages about one picture or for the player, numbered alike in both codecs: buffering and picture timing,
 /// user data, decoding units, hash. None of them changes how a decoder treats later pictures.
 const HARMLESS_MESSAGES: [u32; 6] = [0, 1, 4, 5, 130, 132];
+/// More than the numbers at the begin of an H.264 slice take.
+const SLICE_HEADER_BYTES: usize = 32;
 
 /// Reads the samples of one stream, in the order in which they are decoded.
 #[derive(Debug)]
@@ -24,6 +26,17 @@ pub struct References {
     /// There was a parameter set that allows what makes skipping unsafe. For good: later samples may be of it.
     is_doubtful: bool,
     is_distrusted: bool,
+    /// How H.264 numbers its frames; none before its first parameter set.
+    numbering: Option<Numbering>,
+    /// The number of the latest H.264 frame that others refer to; none where nothing precedes.
+    last_number: Option<u32>,
+}
+
+/// What of an H.264 parameter set is needed to find `frame_num` in a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Numbering {
+    bits: u32,
+    has_colour_planes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +69,8 @@ impl References {
             has_parameters: false,
             is_doubtful: false,
             is_distrusted: false,
+            numbering: None,
+            last_number: None,
         };
         let Some(codec) = codec else { return references };
         let Some(record) = Record::read(codec, header) else {
@@ -79,13 +94,19 @@ impl References {
         self.is_distrusted
     }
 
+    /// The next sample is not the one behind the last.
+    pub fn forget_position(&mut self) {
+        self.last_number = None;
+    }
+
     /// True if the stream is known to be one whose samples are whole pictures, each telling what it is.
     pub fn are_trusted(&self) -> bool {
         self.codec.is_some() && self.has_parameters && !self.is_doubtful && !self.is_distrusted
     }
 
     /// True if it is certain that no other picture depends on this sample. Every sample that the decoder gets has
-    /// to be shown to this as well: it may bring parameter sets.
+    /// to be shown to this as well: it may bring parameter sets, and its number tells whether one is missing before it.
+    /// If so, samples are distrusted: a decoder guesses by all the numbers that it was given what is missing.
     pub fn is_unreferenced(&mut self, sample: &[u8]) -> bool {
         let Some(codec) = self.codec.filter(|_| !self.is_doubtful && !self.is_distrusted) else {
             return false;
@@ -116,17 +137,45 @@ impl References {
     fn read_h264(&mut self, unit: &[u8]) -> Unit {
         let Some(&header) = unit.first() else { return Unit::Harmless };
         match (header & 0x1f, header >> 5) {
-            (1, 0) => Unit::Unreferenced,
+            (1, 0) => {
+                self.count_frame(unit);
+                Unit::Unreferenced
+            }
+            (1, _) => {
+                self.last_number = self.count_frame(unit);
+                Unit::Needed
+            }
+            // Where decoding is refreshed, numbers begin anew.
+            (5, _) => {
+                self.last_number = Some(0);
+                Unit::Needed
+            }
             (6, _) if has_only_harmless_messages(unit) => Unit::Harmless,
             // Delimiter, filler.
             (9 | 12, _) => Unit::Harmless,
             (7, _) => {
                 self.has_parameters = true;
-                self.is_doubtful |= !is_safe_h264(unit);
+                let numbering = read_h264_set(unit);
+                self.is_doubtful |=
+                    numbering.is_none() || self.numbering.is_some_and(|known| Some(known) != numbering);
+                self.numbering = numbering;
                 Unit::Needed
             }
             _ => Unit::Needed,
         }
+    }
+
+    /// The number of a slice's frame. It follows that of the latest frame that others refer to, or is the same in
+    /// further slices of that one; any other tells that frames are missing.
+    fn count_frame(&mut self, slice: &[u8]) -> Option<u32> {
+        let numbering = self.numbering?;
+        let number = numbering.number_of(slice);
+        self.is_distrusted |= match (number, self.last_number) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(number), Some(last)) => number != last && number != numbering.next(last),
+        };
+        number
     }
 
     fn read_h265(&mut self, unit: &[u8]) -> Unit {
@@ -149,15 +198,40 @@ impl References {
     }
 }
 
-/// Fields may refer to each other within a sample; where numbers of frames may be left out, the decoder fills the
-/// gap by what it has; and without a given reorder depth FFmpeg guesses it from all pictures that it has seen.
-fn is_safe_h264(unit: &[u8]) -> bool {
-    let Ok(bits) = decode_nal(unit) else { return false };
-    let Ok(set) = SeqParameterSet::from_bits(BitReader::new(&*bits)) else { return false };
-    let has_reorder_depth = set.vui_parameters.is_some_and(|usage| usage.bitstream_restrictions.is_some());
-    matches!(set.frame_mbs_flags, FrameMbsFlags::Frames)
+impl Numbering {
+    fn next(self, number: u32) -> u32 {
+        (number + 1) & ((1 << self.bits) - 1)
+    }
+
+    /// None where the slice is cut off.
+    fn number_of(self, slice: &[u8]) -> Option<u32> {
+        let header = decode_nal(&slice[..slice.len().min(SLICE_HEADER_BYTES)]).ok()?;
+        let mut bits = BitReader::new(&*header);
+        for name in ["first_mb_in_slice", "slice_type", "pic_parameter_set_id"] {
+            bits.read_ue(name).ok()?;
+        }
+        if self.has_colour_planes {
+            bits.skip(2, "colour_plane_id").ok()?;
+        }
+        bits.read_var(self.bits, "frame_num").ok()
+    }
+}
+
+/// None where samples may not be left out. Fields may refer to each other within a sample; where numbers of frames may
+/// be left out, the decoder fills the gap by what it has; and without a given reorder depth FFmpeg guesses it from all
+/// pictures that it has seen.
+fn read_h264_set(unit: &[u8]) -> Option<Numbering> {
+    let bits = decode_nal(unit).ok()?;
+    let set = SeqParameterSet::from_bits(BitReader::new(&*bits)).ok()?;
+    let has_reorder_depth =
+        set.vui_parameters.as_ref().is_some_and(|usage| usage.bitstream_restrictions.is_some());
+    let is_safe = matches!(set.frame_mbs_flags, FrameMbsFlags::Frames)
         && !set.gaps_in_frame_num_value_allowed_flag
-        && has_reorder_depth
+        && has_reorder_depth;
+    is_safe.then(|| Numbering {
+        bits: u32::from(set.log2_max_frame_num_minus4) + 4,
+        has_colour_planes: set.chroma_info.separate_colour_plane_flag,
+    })
 }
 
 /// The unit begins with one byte before its messages.
@@ -310,6 +384,11 @@ mod tests {
         bits.unit(&[0x67])
     }
 
+    /// A slice of the parameter set above.
+    fn slice(header: u8, frame_num: u32) -> Vec<u8> {
+        Bits::default().coded(0).coded(5).coded(0).number(frame_num, 4).unit(&[header])
+    }
+
     fn h265_set(layers_beside_the_first: u32) -> Vec<u8> {
         Bits::default().number(0, 4).number(layers_beside_the_first, 3).flags(&[true]).unit(&[33 << 1, 1])
     }
@@ -330,14 +409,48 @@ mod tests {
     fn h264_tells_by_two_bits_of_each_slice() {
         let set = h264_set(false, true, true);
         let is_unreferenced = |units: &[&[u8]]| is_unreferenced("h264", &set, units);
-        assert!(is_unreferenced(&[&[0x01, 7]]));
-        assert!(is_unreferenced(&[&[0x09, 0xf0], &[0x01, 7], &[0x01, 8]]));
-        assert!(!is_unreferenced(&[&[0x41, 7]]));
-        assert!(!is_unreferenced(&[&[0x01, 7], &[0x41, 8]]));
-        assert!(!is_unreferenced(&[&[0x65, 7]]));
+        assert!(is_unreferenced(&[&slice(1, 1)]));
+        assert!(is_unreferenced(&[&[0x09, 0xf0], &slice(1, 1), &slice(1, 1)]));
+        assert!(!is_unreferenced(&[&slice(0x41, 1)]));
+        assert!(!is_unreferenced(&[&slice(1, 1), &slice(0x41, 1)]));
+        assert!(!is_unreferenced(&[&slice(0x65, 0)]));
         assert!(!is_unreferenced(&[&[0x09, 0xf0]]), "no picture");
+        assert!(!is_unreferenced(&[&[1, 7]]), "cut off");
         // Scalable and multi-view streams.
-        assert!(!is_unreferenced(&[&[0x0e, 0, 0, 0], &[0x01, 7]]));
+        assert!(!is_unreferenced(&[&[0x0e, 0, 0, 0], &slice(1, 1)]));
+    }
+
+    #[test]
+    fn numbers_of_h264_frames_tell_what_is_missing() {
+        let trusts = |slices: &[(u8, u32)]| {
+            let mut references = References::new("h264", &by_start_code(&[&h264_set(false, true, true)]));
+            for &(header, frame_num) in slices {
+                references.is_unreferenced(&by_start_code(&[&slice(header, frame_num)]));
+            }
+            !references.is_distrusted()
+        };
+        let (refreshing, referenced, unreferenced) = (0x65, 0x41, 0x01);
+        assert!(trusts(&[
+            (refreshing, 0),
+            (referenced, 1),
+            (unreferenced, 2),
+            (unreferenced, 2),
+            (referenced, 2)
+        ]));
+        assert!(
+            trusts(&[(referenced, 14), (referenced, 15), (referenced, 0), (unreferenced, 1)]),
+            "they come round"
+        );
+        assert!(trusts(&[(referenced, 9), (refreshing, 0), (unreferenced, 1)]));
+        assert!(trusts(&[(unreferenced, 9)]), "nothing precedes");
+        assert!(!trusts(&[(refreshing, 0), (referenced, 2)]));
+        assert!(!trusts(&[(referenced, 5), (unreferenced, 6), (unreferenced, 7)]), "6 is missing");
+        assert!(!trusts(&[(referenced, 5), (referenced, 4)]));
+
+        let mut references = References::new("h264", &by_start_code(&[&h264_set(false, true, true)]));
+        references.is_unreferenced(&by_start_code(&[&slice(referenced, 5)]));
+        references.forget_position();
+        assert!(references.is_unreferenced(&by_start_code(&[&slice(unreferenced, 9)])), "after a seek");
     }
 
     #[test]
@@ -349,15 +462,15 @@ mod tests {
             (h264_set(false, true, false), false),
             (vec![0x67, 66, 0], false),
         ] {
-            assert_eq!(is_unreferenced("h264", &set, &[&[0x01, 7]]), is_safe, "{set:02x?}");
+            assert_eq!(is_unreferenced("h264", &set, &[&slice(1, 1)]), is_safe, "{set:02x?}");
         }
         let mut references = References::new("h264", &[]);
-        assert!(!references.is_unreferenced(&by_start_code(&[&[0x01, 7]])), "no parameter set yet");
+        assert!(!references.is_unreferenced(&by_start_code(&[&slice(1, 1)])), "no parameter set yet");
         let (safe, doubtful) = (h264_set(false, true, true), h264_set(true, true, true));
-        assert!(!references.is_unreferenced(&by_start_code(&[&safe, &[0x65, 7]])));
-        assert!(references.is_unreferenced(&by_start_code(&[&[0x01, 7]])));
-        assert!(!references.is_unreferenced(&by_start_code(&[&doubtful, &[0x65, 7]])));
-        assert!(!references.is_unreferenced(&by_start_code(&[&[0x01, 7]])), "since the second set");
+        assert!(!references.is_unreferenced(&by_start_code(&[&safe, &slice(0x65, 0)])));
+        assert!(references.is_unreferenced(&by_start_code(&[&slice(1, 1)])));
+        assert!(!references.is_unreferenced(&by_start_code(&[&doubtful, &slice(0x65, 0)])));
+        assert!(!references.is_unreferenced(&by_start_code(&[&slice(1, 1)])), "since the second set");
     }
 
     #[test]
@@ -375,13 +488,14 @@ mod tests {
     #[test]
     fn messages_that_outlive_their_picture_are_needed() {
         let set = h264_set(false, true, true);
-        let with_message = |kind: u8| is_unreferenced("h264", &set, &[&[6, kind, 2, 9, 9, 0x80], &[1, 7]]);
+        let with_message =
+            |kind: u8| is_unreferenced("h264", &set, &[&[6, kind, 2, 9, 9, 0x80], &slice(1, 1)]);
         assert!(with_message(1));
         assert!(with_message(5));
         // Film grain, and the transfer characteristic.
         assert!(!with_message(19));
         assert!(!with_message(147));
-        assert!(!is_unreferenced("h264", &set, &[&[6, 1, 200, 9], &[1, 7]]), "cut off");
+        assert!(!is_unreferenced("h264", &set, &[&[6, 1, 200, 9], &slice(1, 1)]), "cut off");
     }
 
     #[test]
@@ -390,16 +504,16 @@ mod tests {
         let mut header = vec![1, 66, 0, 30, 0xff, 0xe1, 0, set.len() as u8];
         header.extend(&set);
         let mut references = References::new("h264", &header);
-        let sample = by_length(&[&[0x09, 0xf0], &[0x01, 7]]);
+        let sample = by_length(&[&[0x09, 0xf0], &slice(1, 1)]);
         assert!(references.is_unreferenced(&sample));
         assert!(!references.is_unreferenced(&sample[..sample.len() - 1]));
         assert!(!references.is_unreferenced(&[&sample[..], &[0]].concat()));
-        assert!(!references.is_unreferenced(&by_start_code(&[&[0x01, 7]])));
+        assert!(!references.is_unreferenced(&by_start_code(&[&slice(1, 1)])));
     }
 
     #[test]
     fn other_codecs_tell_nothing() {
-        assert!(!References::new("mpeg4", &[]).is_unreferenced(&by_start_code(&[&[0x01, 7]])));
+        assert!(!References::new("mpeg4", &[]).is_unreferenced(&by_start_code(&[&slice(1, 1)])));
     }
 
     proptest::proptest! {

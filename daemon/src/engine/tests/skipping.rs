@@ -120,6 +120,31 @@ fn damaged_streams_are_decoded_whole_from_where_decoding_begins() {
     }
 }
 
+/// No decoder complains of a sample that is not there at all; the numbers of the others tell.
+#[test]
+fn streams_that_lack_samples_are_decoded_whole() {
+    let folder = TempDir::new().unwrap();
+    let path = x264(&folder, "clip.mkv", "b-pyramid=none:ref=3:bframes=3:keyint=100");
+    for (name, every, offset) in [("a.mkv", 11, 1), ("b.ts", 11, 2), ("c.mkv", 40, 2)] {
+        let drop = format!("noise=drop=not(key)*eq(mod(n\\,{every})\\,{offset})");
+        let lacking = remux(&path, name, &["-bsf:v", &drop]);
+        let (mut broker, media) = Broker::open(&lacking);
+        let header = video(&media).clone();
+        let index = broker.scan();
+        let truth = frames(&lacking, &header, "rgb24", 3);
+        assert_eq!(truth.len(), index.entries.len());
+        for thread_count in [1, 4] {
+            for position in [80, 45, 70, 20, 63, 11] {
+                let (mut broker, _) = Broker::open(&lacking);
+                broker.scan();
+                broker.thread_count = thread_count;
+                let frame = broker.frame(&index, position, first(&header));
+                assert!(frame == truth[position], "frame {position} of {name} by {thread_count} threads");
+            }
+        }
+    }
+}
+
 #[test]
 fn several_codec_threads_bring_the_same_pictures() {
     let folder = TempDir::new().unwrap();
