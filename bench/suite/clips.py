@@ -98,6 +98,7 @@ def recipes(*, quick: bool) -> dict[str, Recipe]:
     zoom = mandelbrot(*size, 60)
     return {
         "gop250": Recipe(f"mandelbrot-{label}-gop250{suffix}", zoom, x264(250), seconds),
+        "gop600": Recipe(f"mandelbrot-{label}-gop600{suffix}", zoom, x264(600), seconds),
         "testsrc2": Recipe(
             f"testsrc2-{label}-gop240{suffix}",
             f"testsrc2=size={size[0]}x{size[1]}:rate=60",

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from suite.clips import fresh_copies
+from suite.clips import Clip, fresh_copies
 from suite.contest import Cell, Contestant
 from suite.job import Delivered, Job, JobOrder
 from suite.peers import NAMES
@@ -72,22 +72,21 @@ class VisitsJob(Job):
 
 
 def cells(library: Library) -> list[Cell]:
-    """Three kinds of visits to a long GOP, where a seek costs much."""
-    clip = library.clip("gop250")
-    last = min(240, clip.frame_count) - 1
+    """Three kinds of visits to long GOPs, where a seek costs much."""
+    longest, long = library.clip("gop600"), library.clip("gop250")
+    end, last = longest.frame_count - 1, min(240, long.frame_count) - 1
     repeats = 2
     middle = last // 2
-    visits: dict[str, tuple[list[list[int]], int]] = {
-        f"frame {last}, {repeats} times": ([[last]] * repeats, 0),
-        f"{repeats} frames, each one back": ([[last - number] for number in range(repeats)], -repeats),
-        f"window of {_WINDOW} slides by 1": (
-            [list(range(middle + number, middle + number + _WINDOW)) for number in range(repeats)],
-            repeats,
-        ),
-    }
+    one_back = [[last - number] for number in range(repeats)]
+    window = [list(range(middle + number, middle + number + _WINDOW)) for number in range(repeats)]
+    visits: list[tuple[str, Clip, list[list[int]], int, int]] = [
+        (f"frame {end}, {repeats} times", longest, [[end]] * repeats, 0, end),
+        (f"{repeats} frames, each one back", long, one_back, -repeats, last),
+        (f"window of {_WINDOW} slides by 1", long, window, repeats, last),
+    ]
     found = []
-    for workload, (calls, step) in visits.items():
-        arguments = {"path": str(clip.path), "calls": calls, "step": step, "last": last}
+    for workload, clip, calls, step, highest in visits:
+        arguments = {"path": str(clip.path), "calls": calls, "step": step, "last": highest}
         job = "again:VisitsJob"
         contestants = [
             Contestant("reeld, all caches warm", "reeld", [{"threads": 0}], job, arguments, must_equal=True)

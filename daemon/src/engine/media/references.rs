@@ -28,6 +28,8 @@ pub struct References {
     is_distrusted: bool,
     /// How H.264 numbers its frames; none before its first parameter set.
     numbering: Option<Numbering>,
+    /// Of H.265: the number of the highest temporal layer there may be.
+    highest_layer: Option<u8>,
     /// The number of the latest H.264 frame that others refer to; none where nothing precedes.
     last_number: Option<u32>,
 }
@@ -70,6 +72,7 @@ impl References {
             is_doubtful: false,
             is_distrusted: false,
             numbering: None,
+            highest_layer: None,
             last_number: None,
         };
         let Some(codec) = codec else { return references };
@@ -181,16 +184,20 @@ impl References {
     fn read_h265(&mut self, unit: &[u8]) -> Unit {
         let &[first, second, ref body @ ..] = unit else { return Unit::Harmless };
         let layer = (first & 1) << 5 | second >> 3;
+        // Numbered from 1 here.
+        let temporal_layer = (second & 7).wrapping_sub(1);
         match (first >> 1 & 0x3f, layer) {
-            // Sub-layer non-reference pictures. Those of a higher temporal layer may refer to them, but there is
-            // none: see below.
-            (0 | 2 | 4 | 6 | 8, 0) => Unit::Unreferenced,
+            // Sub-layer non-reference pictures: only those of a higher temporal layer may refer to them.
+            (0 | 2 | 4 | 6 | 8, 0) if self.highest_layer == Some(temporal_layer) => Unit::Unreferenced,
             (35 | 38, 0) => Unit::Harmless,
             (39 | 40, 0) if has_only_harmless_messages(&unit[1..]) => Unit::Harmless,
             (33, _) => {
                 self.has_parameters = true;
                 // Four bits of a number, then three: how many temporal layers there are beside the first.
-                self.is_doubtful |= body.first().is_none_or(|byte| byte & 0b1110 != 0);
+                let highest = body.first().map(|byte| byte >> 1 & 0b111);
+                self.is_doubtful |=
+                    highest.is_none() || self.highest_layer.is_some_and(|known| Some(known) != highest);
+                self.highest_layer = highest;
                 Unit::Needed
             }
             _ => Unit::Needed,
@@ -482,7 +489,19 @@ mod tests {
             assert!(!is_unreferenced("hevc", &set, &[&slice(kind + 1)]), "{}", kind + 1);
         }
         assert!(!is_unreferenced("hevc", &set, &[&[0, 0b1001, 0x80]]), "of another layer");
-        assert!(!is_unreferenced("hevc", &h265_set(1), &[&slice(0)]), "temporal layers");
+        // With a second temporal layer, numbered 2 in its units.
+        assert!(
+            !is_unreferenced("hevc", &h265_set(1), &[&slice(0)]),
+            "of the first, to which the second may refer"
+        );
+        assert!(is_unreferenced("hevc", &h265_set(1), &[&[0, 2, 0x80]]));
+        assert!(!is_unreferenced("hevc", &h265_set(0), &[&[0, 2, 0x80]]), "a layer that should not be there");
+        let mut references = References::new("hevc", &by_start_code(&[&h265_set(0)]));
+        references.is_unreferenced(&by_start_code(&[&h265_set(1)]));
+        assert!(
+            !references.is_unreferenced(&by_start_code(&[&[0, 2, 0x80]])),
+            "two sets, of which either may be in use"
+        );
     }
 
     #[test]
