@@ -3,6 +3,8 @@
 //!
 //! What does not live here: the list of what is wanted, and conversion; see `wanted` and `run`.
 
+use std::cmp::Ordering;
+
 use reeld_protocol::metadata::Rational;
 
 use super::device::{Decoder, Device, Picture, Received, Sent};
@@ -234,7 +236,15 @@ impl<D: Device> Session<D> {
         };
         self.go_to(origin)?;
         self.position = Position::Live(Way::from(origin));
-        self.landing = Some(Landing { origin, cursor, keyframe, attempt: 0, has_begun: false });
+        self.landing = Some(Landing {
+            origin,
+            cursor,
+            keyframe,
+            is_exact: true,
+            was_early: false,
+            attempt: 0,
+            has_begun: false,
+        });
         Ok(())
     }
 
@@ -246,9 +256,10 @@ impl<D: Device> Session<D> {
         }
         self.seek(start, target)?;
         self.gone_back_for = Some(target);
-        if let Some(keyframe) = self.landing.as_mut().and_then(|landing| landing.keyframe.as_mut()) {
+        if let Some(landing) = &mut self.landing {
+            landing.is_exact = false;
             // Where seeks overshoot, an earlier point may lead to the same one.
-            *keyframe -= 1;
+            landing.keyframe = landing.keyframe.map(|keyframe| keyframe - 1);
         }
         Ok(self.land_earlier())
     }
@@ -280,8 +291,12 @@ impl<D: Device> Session<D> {
                 let pts = number.unwrap_or_else(|| picture.pts_ticks());
                 self.held.retain(|held| *held != pts);
                 let shown = way.show(pts, picture.duration_ticks());
-                if self.landing.is_some_and(|landing| landing.is_missed_by(shown)) && self.land_earlier() {
-                    return Ok(Step::Fed);
+                if let Some(landing) = self.landing.as_mut().filter(|landing| landing.is_missed_by(shown)) {
+                    // From the keyframe, the decoder has not recovered soon enough.
+                    landing.is_exact &= landing.was_early;
+                    if self.land_earlier() {
+                        return Ok(Step::Fed);
+                    }
                 }
                 self.landing = None;
                 self.position = Position::Live(way);
@@ -488,6 +503,10 @@ struct Landing {
     cursor: i64,
     /// The keyframe that must not be passed, if it is known.
     keyframe: Option<i64>,
+    /// Decoding begins at that keyframe and not at an earlier one.
+    is_exact: bool,
+    /// An earlier keyframe was passed over for that.
+    was_early: bool,
     /// How many other points were tried.
     attempt: usize,
     /// A keyframe's sample was found after the seek.
@@ -516,8 +535,13 @@ impl Landing {
         if !packet.is_keyframe() {
             return Verdict::TooEarly;
         }
-        if self.keyframe.is_some_and(|keyframe| packet.pts_or_dts() > keyframe) {
-            return Verdict::TooLate;
+        match self.keyframe.map(|keyframe| packet.pts_or_dts().cmp(&keyframe)) {
+            Some(Ordering::Greater) => return Verdict::TooLate,
+            Some(Ordering::Less) if self.is_exact => {
+                self.was_early = true;
+                return Verdict::TooEarly;
+            }
+            Some(Ordering::Less | Ordering::Equal) | None => {}
         }
         self.has_begun = true;
         Verdict::Right
@@ -530,19 +554,26 @@ impl Landing {
 
     /// The next point to try; none once the stream's begin was tried.
     fn next_point(&mut self, facts: StreamFacts) -> Option<i64> {
-        let point = |attempt: usize| {
-            let seconds = attempt.checked_sub(1).and_then(|step| Self::STEPS_BACK_SECONDS.get(step));
-            self.origin.saturating_sub(seconds.map_or(0, |seconds| facts.time_base.nearest_ticks(*seconds)))
-        };
-        let last = Self::STEPS_BACK_SECONDS.len() + 1;
+        let (origin, last) = (self.origin, Self::STEPS_BACK_SECONDS.len() + 1);
         // Well before it: decoding times are smaller than the pts of the first picture.
         let before_begin = facts.start_ticks.saturating_sub(facts.time_base.nearest_ticks(1.0));
+        let point = |attempt: usize| match attempt.checked_sub(1) {
+            None => origin,
+            Some(step) => Self::STEPS_BACK_SECONDS.get(step).map_or(origin.min(before_begin), |seconds| {
+                origin.saturating_sub(facts.time_base.nearest_ticks(*seconds))
+            }),
+        };
+        if std::mem::take(&mut self.was_early) && self.is_exact {
+            // The keyframe has not come, or the decoder needs more before it.
+            (self.is_exact, self.has_begun) = (false, false);
+            return Some(point(self.attempt));
+        }
         let was_at_begin = self.attempt > 0 && point(self.attempt) <= before_begin;
         if self.attempt == last || was_at_begin {
             return None;
         }
         self.attempt += 1;
         self.has_begun = false;
-        Some(if self.attempt == last { self.origin.min(before_begin) } else { point(self.attempt) })
+        Some(point(self.attempt))
     }
 }

@@ -311,6 +311,24 @@ fn demuxers_that_overshoot_are_caught() {
     assert_random_access_equals_ffmpeg(&clip(&folder, "refresh.mp4", "testsrc2=s=160x96:d=2", &refresh));
 }
 
+#[test]
+fn where_seeks_overshoot_decoding_begins_at_the_same_keyframes() {
+    let folder = TempDir::new().unwrap();
+    let short_gops = ["-c:v", "libx264", "-bf", "2", "-g", "4"];
+    let path = clip(&folder, "clip.mp4", "testsrc2=s=160x96:r=25:d=6", &short_gops);
+    let pictures_decoded = [path.clone(), remux(&path, "clip.ts", &[])].map(|path| {
+        let (mut broker, media) = Broker::open(&path);
+        let header = video(&media).clone();
+        let index = broker.scan();
+        let truth = frames(&path, &header, "rgb24", 3);
+        for position in (0..150).step_by(8).rev() {
+            assert!(broker.frame(&index, position, first(&header)) == truth[position], "frame {position}");
+        }
+        broker.report.pictures_decoded
+    });
+    assert_eq!(pictures_decoded[0], pictures_decoded[1]);
+}
+
 /// From the last keyframe of an open GOP the decoder does not recover before the stream is over.
 #[test]
 fn last_frames_of_an_open_gop_are_reached_from_further_back() {
