@@ -2,7 +2,8 @@
 //!
 //! What does not live here: reading samples and choosing among pictures; that is `engine::session`.
 
-use std::ptr::{self, NonNull};
+use std::ffi::c_int;
+use std::ptr::{self, NonNull, addr_of};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ffmpeg_next::ffi as sys;
@@ -12,6 +13,7 @@ use super::input::{BestStream, MediaInput};
 use super::packet::Packet;
 use super::picture::Picture;
 use super::room::has_room;
+use super::stream::Stream;
 
 /// A decoder of one video stream.
 pub struct Decoder {
@@ -73,6 +75,26 @@ impl Decoder {
         }
         check("decode a sample", code)?;
         Ok(true)
+    }
+
+    /// Has the decoder read a sample as far as to where a picture would begin. True if it came there: then it knows
+    /// what a picture would be like. It is of no other use afterwards.
+    pub fn read_headers(&mut self, packet: &Packet) -> bool {
+        // SAFETY: the context is alive, and no thread but this one uses it.
+        unsafe { (*self.as_ptr()).get_buffer2 = Some(refuse_memory) };
+        // SAFETY: both are alive. It fails in any case.
+        unsafe { sys::avcodec_send_packet(self.as_ptr(), packet.as_ptr()) };
+        // SAFETY: read as an integer, whatever its value.
+        unsafe { addr_of!((*self.as_ptr()).pix_fmt).cast::<c_int>().read() >= 0 }
+    }
+
+    /// Tells a stream's parameters as they are known by now.
+    pub fn copy_parameters_to(&self, stream: Stream<'_>) -> Result<(), FfmpegError> {
+        // SAFETY: the stream is alive and nobody else uses it meanwhile; so is the context.
+        let code =
+            unsafe { sys::avcodec_parameters_from_context((*stream.as_ptr()).codecpar, self.as_ptr()) };
+        check("tell what the stream is", code)?;
+        Ok(())
     }
 
     /// The error for a sample that was not accepted, where that is one.
@@ -154,6 +176,14 @@ impl Decoder {
     fn as_ptr(&self) -> *mut sys::AVCodecContext {
         self.context.as_ptr()
     }
+}
+
+/// Instead of memory for a picture.
+///
+/// # Safety
+/// Called by FFmpeg; touches nothing.
+unsafe extern "C" fn refuse_memory(_: *mut sys::AVCodecContext, _: *mut sys::AVFrame, _: c_int) -> c_int {
+    sys::AVERROR(libc::ENOMEM)
 }
 
 impl Drop for Decoder {

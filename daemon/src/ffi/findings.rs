@@ -30,9 +30,7 @@ struct StreamFindings {
 impl Findings {
     /// Of an input that was looked into. None where a look is needed each time.
     pub(super) fn of(input: &MediaInput) -> Option<Findings> {
-        // Where samples lie in fragments, the header counts none.
-        let is_telling = |stream: Stream<'_>| stream.frame_count().is_some();
-        if input.format_name() != TELLING_FORMAT || !input.streams().all(is_telling) {
+        if !is_telling(input) {
             return None;
         }
         let streams = input.streams().map(StreamFindings::of);
@@ -50,6 +48,12 @@ impl Findings {
         }
         Ok(true)
     }
+}
+
+/// True if the header tells where each sample is and when it is shown.
+pub(super) fn is_telling(input: &MediaInput) -> bool {
+    // Where samples lie in fragments, the header counts none.
+    input.format_name() == TELLING_FORMAT && input.streams().all(|stream| stream.frame_count().is_some())
 }
 
 impl StreamFindings {

@@ -2,6 +2,7 @@
 //!
 //! What does not live here: the choice of where to seek; that is `engine::session`.
 
+use std::ffi::c_int;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 
@@ -10,6 +11,7 @@ use ffmpeg_next::ffi as sys;
 use super::error::{FfmpegError, check};
 use super::file_io::{Deadline, FileIo};
 use super::findings::Findings;
+use super::headers;
 use super::packet::Packet;
 use super::raw;
 use super::stream::Stream;
@@ -65,9 +67,10 @@ pub struct BestStream {
 }
 
 impl MediaInput {
-    /// Opens the file and finds out what its streams are, which decodes a few pictures.
+    /// Opens the file and finds out what its streams are, for which a few pictures may be decoded.
     pub fn open(file: OwnedFd, deadline: &Deadline) -> Result<Self, FfmpegError> {
         let mut input = MediaInput::open_container(file, deadline)?;
+        headers::tell(&mut input)?;
         input.look()?;
         Ok(input)
     }
@@ -86,7 +89,7 @@ impl MediaInput {
         Findings::of(self)
     }
 
-    fn open_container(file: OwnedFd, deadline: &Deadline) -> Result<Self, FfmpegError> {
+    pub(super) fn open_container(file: OwnedFd, deadline: &Deadline) -> Result<Self, FfmpegError> {
         let io = FileIo::new(file, deadline.clone())?;
         // SAFETY: takes nothing; null is checked.
         let context = unsafe { sys::avformat_alloc_context() };
@@ -113,7 +116,7 @@ impl MediaInput {
         Ok(input)
     }
 
-    fn look(&mut self) -> Result<(), FfmpegError> {
+    pub(super) fn look(&mut self) -> Result<(), FfmpegError> {
         // SAFETY: the context is open; no options.
         let code = unsafe { sys::avformat_find_stream_info(self.as_ptr(), ptr::null_mut()) };
         check("find out what the streams are", code)?;
@@ -253,7 +256,21 @@ impl MediaInput {
         entry.map(|entry| entry.timestamp)
     }
 
-    fn as_ptr(&self) -> *mut sys::AVFormatContext {
+    /// Bytes of the file. None where it ends before them. For formats that seek before they read a sample.
+    pub(super) fn bytes_at(&mut self, position: i64, size: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; size];
+        let size = c_int::try_from(size).ok()?;
+        // SAFETY: an open context has its I/O.
+        let io = unsafe { (*self.as_ptr()).pb };
+        // SAFETY: the I/O is open.
+        if unsafe { sys::avio_seek(io, position, libc::SEEK_SET) } != position {
+            return None;
+        }
+        // SAFETY: as above; so many bytes may be written.
+        (unsafe { sys::avio_read(io, bytes.as_mut_ptr(), size) } == size).then_some(bytes)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::AVFormatContext {
         self.context.as_ptr()
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod file_io;
 mod filter;
 mod findings;
+mod headers;
 mod input;
 mod log;
 mod packet;

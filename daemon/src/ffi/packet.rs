@@ -2,11 +2,12 @@
 //!
 //! What does not live here: which samples count as frames; that is `engine::media::scan`.
 
+use std::ffi::c_int;
 use std::ptr::NonNull;
 
 use ffmpeg_next::ffi as sys;
 
-use super::error::FfmpegError;
+use super::error::{FfmpegError, check};
 
 /// A reusable holder of one sample.
 pub struct Packet(NonNull<sys::AVPacket>);
@@ -17,6 +18,20 @@ impl Packet {
         // SAFETY: takes nothing; null is checked.
         let packet = unsafe { sys::av_packet_alloc() };
         NonNull::new(packet).map(Packet).ok_or_else(|| FfmpegError::out_of_memory("hold a sample"))
+    }
+
+    /// A sample of these bytes, on which decoding begins.
+    pub fn of(bytes: &[u8]) -> Result<Self, FfmpegError> {
+        let packet = Packet::new()?;
+        let size = c_int::try_from(bytes.len()).map_err(|_| FfmpegError::out_of_memory("hold a sample"))?;
+        // SAFETY: the packet is alive and empty.
+        let code = unsafe { sys::av_new_packet(packet.as_ptr(), size) };
+        check("hold a sample", code)?;
+        // SAFETY: so many bytes lie there, and nobody else has them.
+        unsafe { (*packet.as_ptr()).data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: the packet is alive.
+        unsafe { (*packet.as_ptr()).flags |= sys::AV_PKT_FLAG_KEY };
+        Ok(packet)
     }
 
     /// The stream that the sample belongs to.
