@@ -3,10 +3,12 @@
 //!
 //! It is started at the first result in shared memory. No request ever waits for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::Duration;
+
+use rustix::thread::gettid;
 
 use crate::fork::PerProcess;
 use crate::link::Link;
@@ -22,6 +24,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Housekeeper {
     thread: OnceLock<Option<Thread>>,
+    /// The thread's number in the system; 0 before it runs.
+    number: AtomicI32,
     is_due: AtomicBool,
     links: Mutex<Vec<Weak<Link>>>,
 }
@@ -60,6 +64,8 @@ pub(crate) fn look_after(link: Weak<Link>) {
 pub(crate) fn nudge() {
     let housekeeper = HOUSEKEEPER.get();
     if !housekeeper.is_due.swap(true, Ordering::AcqRel)
+        // Its own nudge is for after the pause: woken by itself, it would never rest.
+        && housekeeper.number.load(Ordering::Relaxed) != gettid().as_raw_nonzero().get()
         && let Some(Some(thread)) = housekeeper.thread.get()
     {
         thread.unpark();
@@ -68,11 +74,12 @@ pub(crate) fn nudge() {
 
 impl Housekeeper {
     fn run(&self) {
+        self.number.store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         let mut remaining = Remaining::Nothing;
         loop {
             match remaining {
-                // What was returned before this thread began counts too.
-                Remaining::Nothing if self.is_due.load(Ordering::Acquire) => {}
+                // What was returned before this thread began, or by itself, counts too.
+                _ if self.is_due.load(Ordering::Acquire) => {}
                 Remaining::Nothing => std::thread::park(),
                 Remaining::Deferred => std::thread::park_timeout(LOOK_INTERVAL),
                 Remaining::Soon => {}

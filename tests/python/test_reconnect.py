@@ -247,9 +247,9 @@ def test_ctrl_c_ends_a_submission_to_a_daemon_that_hangs(media: Path, service: S
         times: list[int] = []
 
         def rests() -> bool:
-            # Its time on the processor stands still: it waits.
+            # The time of all its threads on a processor stands still: they wait.
             fields = stat.read_text().rsplit(") ", 1)[1].split()
-            times.append(int(fields[11]))
+            times.append(int(fields[11]) + int(fields[12]))
             return len(times) > 5 and times[-5] == times[-1]
 
         eventually(rests, "the child waits for room")

@@ -358,6 +358,10 @@ impl<D: Device> Session<D> {
         match self.decoder.send(&self.packet)? {
             Sent::Accepted => self.may_be_misaligned = false,
             Sent::Invalid if self.may_be_misaligned => return Ok(Step::Fed),
+            // What it takes may have come with a keyframe that was passed over.
+            Sent::Invalid if self.landing.is_some_and(|landing| landing.was_early) && self.land_earlier() => {
+                return Ok(Step::Fed);
+            }
             Sent::Invalid => return Err(crate::ffi::Decoder::invalid_sample().into()),
         }
         if let Some(timeless) = &mut self.timeless {
@@ -503,7 +507,7 @@ struct Landing {
     cursor: i64,
     /// The keyframe that must not be passed, if it is known.
     keyframe: Option<i64>,
-    /// Decoding begins at that keyframe and not at an earlier one.
+    /// Where the point is an earlier one, samples up to that keyframe are only read.
     is_exact: bool,
     /// An earlier keyframe was passed over for that.
     was_early: bool,
@@ -537,7 +541,7 @@ impl Landing {
         }
         match self.keyframe.map(|keyframe| packet.pts_or_dts().cmp(&keyframe)) {
             Some(Ordering::Greater) => return Verdict::TooLate,
-            Some(Ordering::Less) if self.is_exact => {
+            Some(Ordering::Less) if self.is_exact && self.attempt > 0 => {
                 self.was_early = true;
                 return Verdict::TooEarly;
             }

@@ -82,7 +82,7 @@ impl Decoder {
     pub fn read_headers(&mut self, packet: &Packet) -> bool {
         // SAFETY: the context is alive, and no thread but this one uses it.
         unsafe { (*self.as_ptr()).get_buffer2 = Some(refuse_memory) };
-        // SAFETY: both are alive. It fails in any case.
+        // SAFETY: both are alive. What it answers does not matter.
         unsafe { sys::avcodec_send_packet(self.as_ptr(), packet.as_ptr()) };
         // SAFETY: read as an integer, whatever its value.
         unsafe { addr_of!((*self.as_ptr()).pix_fmt).cast::<c_int>().read() >= 0 }

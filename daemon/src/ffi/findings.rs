@@ -1,5 +1,5 @@
 //! What a look into a file's samples has brought to light beyond its header, kept so that opening the file again
-//! needs no second look: that one decodes pictures, 2 to 8 milliseconds long where the opening itself takes 0.3.
+//! needs no second look: where that one decodes pictures, it takes 2 to 8 milliseconds, and the opening itself 0.3.
 
 use std::ptr::NonNull;
 

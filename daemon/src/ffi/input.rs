@@ -2,7 +2,7 @@
 //!
 //! What does not live here: the choice of where to seek; that is `engine::session`.
 
-use std::ffi::c_int;
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 
@@ -66,11 +66,22 @@ pub struct BestStream {
     pub(super) codec: NonNull<sys::AVCodec>,
 }
 
+impl BestStream {
+    /// True for FFmpeg's own decoder of H.264, and not a wrapper.
+    pub(super) fn is_native_h264(&self) -> bool {
+        // SAFETY: codecs and their names are static.
+        unsafe { CStr::from_ptr((*self.codec.as_ptr()).name) == c"h264" }
+    }
+}
+
 impl MediaInput {
     /// Opens the file and finds out what its streams are, for which a few pictures may be decoded.
     pub fn open(file: OwnedFd, deadline: &Deadline) -> Result<Self, FfmpegError> {
+        let twin = file.try_clone().map_err(|error| FfmpegError::from_io("open the file", &error))?;
         let mut input = MediaInput::open_container(file, deadline)?;
-        headers::tell(&mut input)?;
+        if headers::may_tell(&input) {
+            headers::tell(&mut input, MediaInput::open_container(twin, deadline)?)?;
+        }
         input.look()?;
         Ok(input)
     }
@@ -254,20 +265,6 @@ impl MediaInput {
         // SAFETY: the stream belongs to the open context; null is checked.
         let entry = unsafe { sys::avformat_index_get_entry(self.stream(index)?.as_ptr(), mark).as_ref() };
         entry.map(|entry| entry.timestamp)
-    }
-
-    /// Bytes of the file. None where it ends before them. For formats that seek before they read a sample.
-    pub(super) fn bytes_at(&mut self, position: i64, size: usize) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; size];
-        let size = c_int::try_from(size).ok()?;
-        // SAFETY: an open context has its I/O.
-        let io = unsafe { (*self.as_ptr()).pb };
-        // SAFETY: the I/O is open.
-        if unsafe { sys::avio_seek(io, position, libc::SEEK_SET) } != position {
-            return None;
-        }
-        // SAFETY: as above; so many bytes may be written.
-        (unsafe { sys::avio_read(io, bytes.as_mut_ptr(), size) } == size).then_some(bytes)
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::AVFormatContext {

@@ -2,12 +2,11 @@
 //!
 //! What does not live here: which samples count as frames; that is `engine::media::scan`.
 
-use std::ffi::c_int;
 use std::ptr::NonNull;
 
 use ffmpeg_next::ffi as sys;
 
-use super::error::{FfmpegError, check};
+use super::error::FfmpegError;
 
 /// A reusable holder of one sample.
 pub struct Packet(NonNull<sys::AVPacket>);
@@ -20,18 +19,11 @@ impl Packet {
         NonNull::new(packet).map(Packet).ok_or_else(|| FfmpegError::out_of_memory("hold a sample"))
     }
 
-    /// A sample of these bytes, on which decoding begins.
-    pub fn of(bytes: &[u8]) -> Result<Self, FfmpegError> {
-        let packet = Packet::new()?;
-        let size = c_int::try_from(bytes.len()).map_err(|_| FfmpegError::out_of_memory("hold a sample"))?;
-        // SAFETY: the packet is alive and empty.
-        let code = unsafe { sys::av_new_packet(packet.as_ptr(), size) };
-        check("hold a sample", code)?;
-        // SAFETY: so many bytes lie there, and nobody else has them.
-        unsafe { (*packet.as_ptr()).data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        // SAFETY: the packet is alive.
-        unsafe { (*packet.as_ptr()).flags |= sys::AV_PKT_FLAG_KEY };
-        Ok(packet)
+    /// True if it brings parameters that count instead of the header's.
+    pub fn has_new_header(&self) -> bool {
+        let kind = sys::AVPacketSideDataType::AV_PKT_DATA_NEW_EXTRADATA;
+        // SAFETY: the packet is alive; the size is not asked for.
+        !unsafe { sys::av_packet_get_side_data(self.as_ptr(), kind, std::ptr::null_mut()) }.is_null()
     }
 
     /// The stream that the sample belongs to.

@@ -186,7 +186,10 @@ impl References {
         let layer = (first & 1) << 5 | second >> 3;
         // Numbered from 1 here.
         let temporal_layer = (second & 7).wrapping_sub(1);
-        match (first >> 1 & 0x3f, layer) {
+        // A slice of a layer that should not be there may refer to any other.
+        let kind = first >> 1 & 0x3f;
+        self.is_doubtful |= kind < 32 && self.highest_layer.is_some_and(|highest| temporal_layer > highest);
+        match (kind, layer) {
             // Sub-layer non-reference pictures: only those of a higher temporal layer may refer to them.
             (0 | 2 | 4 | 6 | 8, 0) if self.highest_layer == Some(temporal_layer) => Unit::Unreferenced,
             (35 | 38, 0) => Unit::Harmless,
