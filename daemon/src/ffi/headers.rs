@@ -1,5 +1,5 @@
 //! What FFmpeg's look into a file finds out of H.264 streams by decoding pictures, from the headers of their first
-//! samples: in a sixth of the time. Where the header leaves a doubt, there is the look alone.
+//! samples, in a small part of the time. Where the header leaves a doubt, there is the look alone.
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, addr_of};
@@ -19,7 +19,7 @@ use super::stream::Stream;
 /// So many samples are read for the first ones of all streams; those of streams that come later are left to the look.
 const SAMPLES_MAX: usize = 32;
 
-/// From here on the look takes with a decoder that it cannot open what the container says of the stream.
+/// From this version on, a look that cannot open a decoder forgets what the container says of the stream.
 const AVFORMAT_MAJOR_TOO_NEW: u32 = 60;
 
 /// True if some stream may be H.264 whose header tells what a look finds out.
@@ -296,5 +296,19 @@ mod tests {
         assert_eq!(length_bytes_of(&[1, 66, 0, 30, 0xff, 0xe0, 0]), None, "no set");
         let empty = [&[1, 66, 0, 30, 0xff, 0xe1, 0, 0, 7][..], &[0; 14]].concat();
         assert_eq!(length_bytes_of(&empty), None, "a set without bytes");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_upset_it(
+            start in 0..4usize,
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+            length_bytes in 1..5usize,
+        ) {
+            // Of none, one or more sets.
+            let start = [&[][..], &[1, 66, 0, 30, 0xff, 0xe1, 0, 20, 0x67], &[1, 100, 0, 30, 0xff, 0xe3], &[1]][start];
+            length_bytes_of(&[start, &bytes].concat());
+            brings_no_parameters(&bytes, length_bytes);
+        }
     }
 }
