@@ -138,6 +138,37 @@ fn request_for_what_is_being_prefetched_joins_that() {
 }
 
 #[test]
+fn frames_on_the_way_of_a_request_are_not_decoded_once_more_for_a_hint() {
+    let pictures_decoded = [false, true].map(|is_hinted| {
+        let daemon = one_engine();
+        let client = daemon.client();
+        let video = open(&client, CLIP);
+        let engine = Pid::from_raw(client.status().unwrap().engines[0].pid as i32).unwrap();
+        kill_process(engine, Signal::STOP).unwrap();
+        // While this one is done, the others wait.
+        let first = video.submit(Wanted::Indices(vec![0]), RequestOptions::default()).unwrap();
+        if is_hinted {
+            video.prefetch(Wanted::IndexRange { start: 30, stop: 38, step: 1 }).unwrap();
+        }
+        let last = video.submit(Wanted::Indices(vec![40]), RequestOptions::default()).unwrap();
+        eventually("both are queued", || (daemon.log().matches("request queued").count() == 2).then_some(()));
+        kill_process(engine, Signal::CONT).unwrap();
+        drop((first.wait().unwrap(), last.wait().unwrap()));
+        let status = until_prefetched(&client, if is_hinted { 8 } else { 0 });
+        let frames = video.frames_at(&[30, 33, 37]).unwrap();
+        assert!(frames[..] == Reference::new(&clip(CLIP), WIDTH, HEIGHT).frames([30, 33, 37])[..]);
+        if is_hinted {
+            let after = client.status().unwrap().totals;
+            assert_eq!((after.pictures_prefetched, after.prefetch_hits), (8, 3));
+            assert_eq!(after.pictures_decoded, status.totals.pictures_decoded);
+        }
+        status.totals.pictures_decoded
+    });
+    // Of the eight, those that nothing refers to are left out where nobody wants them.
+    assert!(pictures_decoded[1] <= pictures_decoded[0] + 8, "{pictures_decoded:?}");
+}
+
+#[test]
 fn flood_of_hints_holds_up_nobody_and_stays_within_its_bounds() {
     let daemon = daemon(&["--engine-count-max", "2", "--engine-cache-mib", "8"]);
     let clips = twenty_clips();

@@ -243,6 +243,48 @@ impl Hints {
         begun
     }
 
+    /// Pictures up to `last` that an engine is to keep when a run of the same stretch brings them on the way. Left out
+    /// are those that another engine is at, or has begun.
+    pub fn on_the_way(
+        &mut self,
+        user: User,
+        stretch: Stretch,
+        last: Target,
+        engine: EngineKey,
+        count_max: usize,
+    ) -> Vec<(WantedId, Target)> {
+        let keys: Vec<u64> = self.by_stretch.get(&stretch).into_iter().flatten().copied().collect();
+        let mut found = Vec::new();
+        for key in keys {
+            let Some(run) = self.runs.get_mut(&key) else { continue };
+            if run.user != user || run.job.is_some() || run.engine.is_some_and(|at| at != engine) {
+                continue;
+            }
+            let before = found.len();
+            let passed = run.pictures.range(..=key_of(last)).map(|(_, hinted)| hinted);
+            let waiting = passed.filter(|hinted| !hinted.is_held).map(|hinted| (hinted.id, hinted.target));
+            found.extend(waiting.take(count_max - before));
+            if found.len() > before {
+                run.engine = Some(engine);
+            }
+        }
+        found
+    }
+
+    /// A run that somebody waited for has ended, and brought some of these on the way.
+    pub fn brought(&mut self, stretch: Stretch, finished: &[WantedId], now: u64) {
+        let keys: Vec<u64> = self.by_stretch.get(&stretch).into_iter().flatten().copied().collect();
+        let finished: BTreeSet<WantedId> = finished.iter().copied().collect();
+        for key in keys {
+            self.change(key, |run| {
+                for hinted in run.pictures.values_mut().filter(|hinted| finished.contains(&hinted.id)) {
+                    hinted.is_held = true;
+                    run.held_since_millis = now;
+                }
+            });
+        }
+    }
+
     /// An engine has answered for a run: these pictures are kept, and these can never be had. Where it `is_stalled`,
     /// none of them can.
     pub fn ended(&mut self, job: JobId, kept: &[WantedId], lost: &[WantedId], is_stalled: bool, now: u64) {
@@ -498,6 +540,28 @@ mod tests {
     }
 
     #[test]
+    fn pictures_on_the_way_of_a_run_are_decoded_once() {
+        let mut hints = Hints::default();
+        let other = User { uid: 9, connection: None };
+        hints.add(run(1, 0), pictures(0..8));
+        hints.add(run(2, 0), pictures(4..12));
+        let mut along = |user, engine| {
+            let last = Target::AtOrAfter(5);
+            ids(&hints.on_the_way(user, stretch(0), last, EngineKey(engine), 7))
+        };
+        assert_eq!(along(other, 4), []);
+        assert_eq!(along(USER, 4), [0, 1, 2, 3, 4, 5, 4].map(WantedId));
+        // It has begun them.
+        assert_eq!(along(USER, 5), []);
+        hints.brought(stretch(0), &[0, 1, 2, 3].map(WantedId), 0);
+        assert_eq!(hints.waiting_count(), 12);
+        let key = hints.next(|_| true).unwrap();
+        assert_eq!(ids(&hints.begin(key, JobId(1), ENGINE, 100)), [4, 5, 6, 7].map(WantedId));
+        let last = Target::AtOrAfter(20);
+        assert_eq!(ids(&hints.on_the_way(USER, stretch(0), last, ENGINE, 2)), [4, 5].map(WantedId));
+    }
+
+    #[test]
     fn second_hint_at_the_same_has_it_looked_after_and_counts_once() {
         let mut hints = Hints::default();
         hints.add(run(1, 0), pictures(0..8));
@@ -522,7 +586,7 @@ mod tests {
     proptest! {
         #[test]
         fn accounts_hold_whatever_happens(
-            steps in proptest::collection::vec((0..8u8, 0..3u64, 0..4i64, 0..10i64), 0..80),
+            steps in proptest::collection::vec((0..9u8, 0..3u64, 0..4i64, 0..10i64), 0..80),
         ) {
             let mut hints = Hints::default();
             let mut jobs: Vec<(JobId, Vec<WantedId>)> = Vec::new();
@@ -546,6 +610,11 @@ mod tests {
                         }
                     }
                     6 => hints.expire(now),
+                    7 => {
+                        let last = Target::AtOrAfter(from);
+                        let along = hints.on_the_way(USER, stretch(keyframe), last, EngineKey(client), 2);
+                        hints.brought(stretch(keyframe), &ids(&along), now);
+                    }
                     _ if keyframe == 0 => hints.forget_engine(EngineKey(client)),
                     _ if keyframe == 1 => drop(hints.forget_client(client)),
                     _ => {}

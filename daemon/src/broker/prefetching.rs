@@ -12,11 +12,12 @@ use super::engines::{EngineKey, Running};
 use super::hints::{HintLimits, HintedRun, Stretch};
 use super::job::{Decode, Job, Task, User};
 use super::locating::{self, Sought};
-use super::plan::{PlannedRun, plan};
+use super::plan::{PlannedRun, compare_targets, plan};
 use super::requests::PlannedPart;
 use super::{Broker, clock};
 use crate::link::{
-    Destination, EngineError, EngineReport, EngineRequest, WANTED_PER_MESSAGE_MAX, WantedId, WantedPicture,
+    Destination, EngineError, EngineReport, EngineRequest, Run, RunStart, Target, WANTED_PER_MESSAGE_MAX,
+    WantedId, WantedPicture,
 };
 
 /// One part in so many of the picture caches of a user's engines is for what one client has hinted at and not asked for.
@@ -112,12 +113,25 @@ impl Broker {
         let pictures = self.hints.begin(key, id, engine, WANTED_PER_MESSAGE_MAX);
         let Task::Decode(decode) = &job.task else { return };
         let mut run = job.run(decode, 1);
-        let picture = |(id, target)| WantedPicture { id, target, destination: Destination::CACHE };
-        run.wanted = pictures.into_iter().map(picture).collect();
+        run.wanted = pictures.into_iter().map(ahead).collect();
         self.totals.runs += 1;
         let Some(process) = self.engines.get_mut(engine) else { return };
         tracing::debug!(engine = engine.0, job = id.0, source = source.0, "hinted run");
         process.begin(id, job, &EngineRequest::Decode { job: id, run }, clock::now());
+    }
+
+    /// Has a run that somebody waits for keep what was hinted at and lies on its way: else that way would be gone once
+    /// more for it.
+    pub(super) fn take_hints_along(&mut self, engine: EngineKey, user: User, run: &mut Run) {
+        let RunStart::Keyframe(_) = run.start else { return };
+        let Some(last) = run.wanted.last().filter(|_| !self.hints.is_empty()) else { return };
+        let stretch = Stretch::new(run.source, run.stream, run.start);
+        let count_max = WANTED_PER_MESSAGE_MAX.saturating_sub(run.wanted.len());
+        let along = self.hints.on_the_way(user, stretch, last.target, engine, count_max);
+        if !along.is_empty() {
+            run.wanted.extend(along.into_iter().map(ahead));
+            run.wanted.sort_by(|one, other| compare_targets(one.target, other.target));
+        }
     }
 
     /// Asks engines that decode ahead to end that: at the next sample they do.
@@ -157,6 +171,11 @@ impl Broker {
         let is_stalled = is_idle && !running.is_cancelled && running.job.is_ahead();
         let now = self.now_millis();
         self.hints.ended(running.id, finished, &lost, is_stalled, now);
+        if let Task::Decode(decode) = &running.job.task
+            && !self.hints.is_empty()
+        {
+            self.hints.brought(Stretch::new(running.job.source, decode.stream, decode.start), finished, now);
+        }
     }
 
     /// A client is gone: nobody needs what it has hinted at.
@@ -171,6 +190,11 @@ impl Broker {
             }
         }
     }
+}
+
+/// A picture that is decoded ahead.
+fn ahead((id, target): (WantedId, Target)) -> WantedPicture {
+    WantedPicture { id, target, destination: Destination::CACHE }
 }
 
 /// A run that nobody waits for.

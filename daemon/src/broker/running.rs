@@ -118,9 +118,12 @@ impl Broker {
                         engine.introduce_arena(arena, granted.bytes, &granted.fd);
                     }
                 }
-                EngineRequest::Decode { job: id, run: job.run(decode, thread_count) }
+                let mut run = job.run(decode, thread_count);
+                self.take_hints_along(key, job.user, &mut run);
+                EngineRequest::Decode { job: id, run }
             }
         };
+        let Some(engine) = self.engines.get_mut(key) else { return };
         if let Task::Decode(decode) = &job.task {
             self.totals.runs += 1;
             for (picture, _) in &decode.pictures {

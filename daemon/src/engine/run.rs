@@ -31,6 +31,8 @@ pub struct RunInProgress<D: Device> {
     thread_count: u16,
     facts: StreamFacts,
     pending: Pending,
+    /// Nobody waits for these: kept when they come out on the way to those for whom somebody does, and else left.
+    along: Pending,
     /// How many of these somebody waits for; the others are decoded ahead.
     awaited_count: usize,
     /// Pictures that somebody waits for joined it on the way.
@@ -80,13 +82,16 @@ impl<D: Device> RunInProgress<D> {
     pub fn new(workshop: &mut Workshop<D>, run: Run) -> Result<Self, Failure> {
         let facts = workshop.sources.facts(run.source, run.stream.0 as usize)?;
         let wanted = Wanted::all(run.wanted, run.looks)?;
-        let awaited_count = wanted.iter().filter(|wanted| is_awaited(wanted)).count();
+        let (awaited, ahead): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_awaited);
+        let awaited_count = awaited.len();
+        let (wanted, along) = if awaited_count > 0 { (awaited, ahead) } else { (ahead, Vec::new()) };
         Ok(RunInProgress {
             key: SessionKey { source: run.source, stream: run.stream },
             start: run.start,
             thread_count: run.thread_count.max(1),
             facts,
             pending: Pending::new(facts.time_base, wanted),
+            along: Pending::new(facts.time_base, along),
             awaited_count,
             was_extended: false,
             session: None,
@@ -199,8 +204,11 @@ impl<D: Device> RunInProgress<D> {
             self.keeps_all = self.is_revisit(workshop) && !session.has_only_lone_pictures();
             self.seek(workshop, &mut session, target)?;
         }
+        if !is_aimed {
+            self.along.take_if(|wanted| !session.is_before(self.start, wanted.picture.target));
+        }
         self.aim = Some(target);
-        let next_wanted = (!self.keeps_all).then_some(target);
+        let next_wanted = (!self.keeps_all).then(|| self.next_on_the_way(target));
         // A stretch that was visited before will be again, and hints are followed by more of what lies behind.
         let is_cut_sensible = !self.keeps_all && self.awaited_count > 0 && {
             let (way, saved) = session.cost_of_cut();
@@ -221,6 +229,13 @@ impl<D: Device> RunInProgress<D> {
             session.reopen(&mut workshop.device, workshop.sources.take_input(self.key.source)?)?;
         }
         session.seek(self.start, target)
+    }
+
+    /// The first picture on the way to `target` that is kept.
+    fn next_on_the_way(&self, target: Target) -> Target {
+        let cursor = |target| wanted::cursor(target, self.facts.time_base);
+        let next = self.along.first().map(|wanted| wanted.picture.target);
+        next.filter(|next| cursor(*next) < cursor(target)).unwrap_or(target)
     }
 
     /// Goes back to where the run begins.
@@ -269,7 +284,11 @@ impl<D: Device> RunInProgress<D> {
     fn receive(&mut self, workshop: &mut Workshop<D>, picture: D::Picture, shown: Shown) {
         workshop.pictures_decoded += 1;
         self.has_headway = true;
-        let satisfied = if self.is_in_run(shown) { self.pending.take_satisfied(shown) } else { Vec::new() };
+        let mut satisfied = Vec::new();
+        if self.is_in_run(shown) {
+            satisfied = self.pending.take_satisfied(shown);
+            satisfied.append(&mut self.along.take_satisfied(shown));
+        }
         let is_worth_keeping = self.keeps_all || !satisfied.is_empty();
         let is_ahead = !satisfied.is_empty() && !satisfied.iter().any(is_awaited);
         for wanted in satisfied {

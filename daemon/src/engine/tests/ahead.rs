@@ -12,7 +12,7 @@ fn ahead(id: u64, target: Target) -> WantedPicture {
     WantedPicture { id: WantedId(id), target, destination: Destination::CACHE }
 }
 
-/// Runs in as many turns as it takes. What was finished, what failed, and what was done.
+/// Runs in as many turns as it takes, or as those that are awaited take. What was finished, what failed, and what was done.
 fn run(
     broker: &mut Broker,
     start: RunStart,
@@ -20,7 +20,9 @@ fn run(
 ) -> (Vec<u64>, Vec<u64>, EngineReport) {
     let (mut all_finished, mut all_failed, mut sum) = (Vec::new(), Vec::new(), EngineReport::default());
     let mut left = pictures.to_vec();
-    while !left.is_empty() {
+    let is_awaited = |picture: &WantedPicture| !picture.destination.is_cache();
+    let has_awaited = pictures.iter().any(is_awaited);
+    while left.iter().any(|picture| is_awaited(picture) || !has_awaited) {
         let (job, wanted, looks) = (broker.next_job(), left.clone(), broker.looks.clone());
         let run = Run { source: SOURCE, stream: STREAM, start, wanted, looks, thread_count: 0 };
         broker.send(&EngineRequest::Decode { job, run }, None);
@@ -82,6 +84,34 @@ fn picture_that_is_awaited_too_counts_as_asked_for() {
     let (_, failed, report) = run(&mut broker, start, &[ahead(1, target), asked]);
     assert_eq!((failed, report.pictures_prefetched), (vec![], 0));
     assert!(broker.pixels(&asked) == frames(&path, &header, "rgb24", 3)[7]);
+}
+
+#[test]
+fn pictures_on_the_way_to_an_awaited_one_are_kept_and_no_others_are_fetched() {
+    let folder = TempDir::new().unwrap();
+    let path = clip(&folder, "clip.mp4", "testsrc2=s=160x90:d=2", H264);
+    let mut broker = Broker::new(64 << 20);
+    broker.add_source(&path);
+    let media = broker.probe().unwrap();
+    let header = video(&media).clone();
+    let index = broker.scan();
+    let reference = frames(&path, &header, "rgb24", 3);
+    let (start, pts) =
+        (start_of(&index, 25), |position: usize| Target::AtOrAfter(index.entries[position].pts));
+
+    // Every picture on the way, those that nothing refers to as well.
+    let along: Vec<WantedPicture> = (20..26).map(|position| ahead(position as u64, pts(position))).collect();
+    let asked = wanted(26, &header, pts(26), Dtype::Uint8);
+    let (finished, failed, report) = run(&mut broker, start, &[&along[..], &[asked]].concat());
+    assert_eq!((finished, failed), ((20..27).collect(), vec![]));
+    assert_eq!((report.pictures_prefetched, report.pictures_decoded), (6, 7));
+    assert!(broker.pixels(&asked) == reference[26]);
+
+    // From where the decoder is, one of these lies ahead; the other would take a way of its own.
+    let asked = wanted(30, &header, pts(30), Dtype::Uint8);
+    let pictures = [ahead(21, pts(21)), ahead(27, pts(27)), asked, ahead(35, pts(35))];
+    assert_eq!(run(&mut broker, start, &pictures).0, [27, 30]);
+    assert!(broker.pixels(&asked) == reference[30]);
 }
 
 #[test]
