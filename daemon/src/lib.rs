@@ -128,7 +128,7 @@ fn decode_for_broker(options: &EngineOptions) -> io::Result<()> {
     let settings = engine::Settings {
         cache_bytes_max: (options.cache_mib << 20) as usize,
         memory_mib: options.memory_mib,
-        session_count_max: usize::from(options.sessions),
+        session_bytes_max: options.decoders_mib << 20,
         is_verbose: tracing::enabled!(tracing::Level::TRACE),
     };
     engine::serve(socket, settings).map_err(io::Error::other)

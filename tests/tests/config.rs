@@ -16,7 +16,7 @@ use reeld_client::{Client, OpenOptions};
 use reeld_tests::{clip, eventually, reelctl};
 
 /// Each key with a value that is not its default, as TOML.
-const VALUES: [(&str, &str); 18] = [
+const VALUES: [(&str, &str); 19] = [
     ("socket", "\"/tmp/other.sock\""),
     ("socket_mode", "\"0600\""),
     ("log", "\"warn,reeld_daemon::broker=debug\""),
@@ -25,6 +25,7 @@ const VALUES: [(&str, &str); 18] = [
     ("index_cache_mib", "20"),
     ("engine_count_max", "3"),
     ("engine_cache_mib", "0"),
+    ("engine_decoders_mib", "0"),
     ("engine_memory_mib", "512"),
     ("client_memory_mib", "9"),
     ("user_memory_mib", "10"),

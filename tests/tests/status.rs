@@ -94,6 +94,22 @@ fn other_users_see_totals_but_neither_names_nor_files() {
 }
 
 #[test]
+fn decoders_are_kept_open_within_their_budget() {
+    for (budget, expected_count) in [("256", 3), ("0", 1)] {
+        let daemon = Daemon::with(&["--engine-count-max", "1", "--engine-decoders-mib", budget]);
+        let client = daemon.client();
+        for name in [CLIP, "twenty_00.mp4", "twenty_01.mp4"] {
+            client.open(clip(name), OpenOptions::default()).unwrap().frame_at(3).unwrap();
+        }
+        let status = eventually("the engine has reported", || {
+            let status = client.status().unwrap();
+            (!status.engines[0].is_busy).then_some(status)
+        });
+        assert_eq!(status.engines[0].session_count, expected_count);
+    }
+}
+
+#[test]
 fn decoding_into_a_full_cache_needs_no_new_memory() {
     // The clip's pictures together are larger.
     let daemon = Daemon::with(&["--engine-count-max", "1", "--engine-cache-mib", "2"]);

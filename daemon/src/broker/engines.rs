@@ -60,6 +60,7 @@ pub struct Engines {
     engines: BTreeMap<EngineKey, Engine>,
     engine_count_max: usize,
     cache_mib: u64,
+    decoders_mib: u64,
     memory_mib: u64,
     log: String,
     silence_max: Duration,
@@ -85,6 +86,7 @@ impl Engines {
             engines: BTreeMap::new(),
             engine_count_max: engine_count_max(limits),
             cache_mib: limits.engine_cache_mib,
+            decoders_mib: limits.engine_decoders_mib,
             memory_mib: limits.engine_memory_mib,
             log: log.to_owned(),
             silence_max,
@@ -109,6 +111,7 @@ impl Engines {
     pub fn change_limits(&mut self, limits: &Limits, log: &str) {
         self.engine_count_max = engine_count_max(limits);
         self.cache_mib = limits.engine_cache_mib;
+        self.decoders_mib = limits.engine_decoders_mib;
         self.memory_mib = limits.engine_memory_mib;
         log.clone_into(&mut self.log);
     }
@@ -253,7 +256,12 @@ impl Engines {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let ours = Socket::new(ours).map_err(|(_, error)| error)?;
-        let order = Order { cache_mib: self.cache_mib, memory_mib: self.memory_mib, log: self.log.clone() };
+        let order = Order {
+            cache_mib: self.cache_mib,
+            decoders_mib: self.decoders_mib,
+            memory_mib: self.memory_mib,
+            log: self.log.clone(),
+        };
         self.spawner.order(key, order, theirs.into())?;
         let line = Line::User(user.uid);
         Ok(Engine {

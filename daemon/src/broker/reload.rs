@@ -141,10 +141,11 @@ fn changes(old: &Settings, new: &Settings) -> Changes {
 }
 
 /// Each limit's key, and whether it is what it was.
-fn unchanged_limits(old: &Limits, new: &Limits) -> [(&'static str, bool); 12] {
+fn unchanged_limits(old: &Limits, new: &Limits) -> [(&'static str, bool); 13] {
     let Limits {
         engine_count_max,
         engine_cache_mib,
+        engine_decoders_mib,
         engine_memory_mib,
         client_memory_mib,
         user_memory_mib,
@@ -159,6 +160,7 @@ fn unchanged_limits(old: &Limits, new: &Limits) -> [(&'static str, bool); 12] {
     [
         ("engine_count_max", *engine_count_max == new.engine_count_max),
         ("engine_cache_mib", *engine_cache_mib == new.engine_cache_mib),
+        ("engine_decoders_mib", *engine_decoders_mib == new.engine_decoders_mib),
         ("engine_memory_mib", *engine_memory_mib == new.engine_memory_mib),
         ("client_memory_mib", *client_memory_mib == new.client_memory_mib),
         ("user_memory_mib", *user_memory_mib == new.user_memory_mib),
@@ -189,6 +191,7 @@ mod tests {
             limits: Limits {
                 engine_count_max: Some(2),
                 engine_cache_mib: 64,
+                engine_decoders_mib: 32,
                 engine_memory_mib: 1024,
                 client_memory_mib: 128,
                 user_memory_mib: None,

@@ -30,6 +30,8 @@ type Ordered = (EngineKey, Order, OwnedFd);
 pub struct Order {
     /// Decoded pictures to keep.
     pub cache_mib: u64,
+    /// Decoders to keep open.
+    pub decoders_mib: u64,
     /// Private memory that it may use.
     pub memory_mib: u64,
     /// What it logs.
@@ -75,6 +77,8 @@ fn spawn(order: Order, socket: OwnedFd) -> io::Result<Child> {
         .arg("engine")
         .arg("--cache-mib")
         .arg(order.cache_mib.to_string())
+        .arg("--decoders-mib")
+        .arg(order.decoders_mib.to_string())
         .arg("--memory-mib")
         .arg(order.memory_mib.to_string())
         .env("REELD_LOG", order.log)

@@ -134,10 +134,9 @@ pub struct EngineOptions {
     /// Private memory that this process may use, in MiB.
     #[arg(long, default_value_t = 8192)]
     pub memory_mib: u64,
-    /// Decoders to keep warm. A decoder of full HD holds about 50 MB; eight serve the four runs that may be
-    /// under way and as many files in turn.
-    #[arg(long, default_value_t = 8)]
-    pub sessions: u16,
+    /// Decoders to keep open between runs, in MiB; 0 keeps the last one alone.
+    #[arg(long, default_value_t = 256)]
+    pub decoders_mib: u64,
 }
 
 #[cfg(test)]

@@ -147,6 +147,18 @@ pub const KEYS: &[Key] = &[
         variable: None,
     },
     Key {
+        name: "engine_decoders_mib",
+        kind: Kind::Number {
+            unit: Unit::Mib,
+            range: 0..=ENGINE_MIB_MAX,
+            store: |settings, mib| settings.limits.engine_decoders_mib = mib,
+        },
+        default: Preset::Value("256"),
+        doc: "Decoders that each engine keeps open to go on with, about; 0 keeps the one used last alone.",
+        is_reloadable: true,
+        variable: None,
+    },
+    Key {
         name: "engine_memory_mib",
         kind: Kind::Number {
             unit: Unit::Mib,
@@ -154,7 +166,7 @@ pub const KEYS: &[Key] = &[
             store: |settings, mib| settings.limits.engine_memory_mib = mib,
         },
         default: Preset::Value("8192"),
-        doc: "Private memory that one engine may use, its decoded pictures included.",
+        doc: "Private memory that one engine may use, its decoded pictures and decoders included.",
         is_reloadable: true,
         variable: None,
     },

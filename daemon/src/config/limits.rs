@@ -9,6 +9,8 @@ pub struct Limits {
     pub engine_count_max: Option<usize>,
     /// Decoded pictures that each engine keeps, in MiB.
     pub engine_cache_mib: u64,
+    /// Decoders that each engine keeps open, in MiB.
+    pub engine_decoders_mib: u64,
     /// Private memory that one engine may use, in MiB.
     pub engine_memory_mib: u64,
     /// Shared memory that one client may hold, in MiB.

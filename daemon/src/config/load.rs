@@ -202,6 +202,7 @@ impl Settings {
             limits: Limits {
                 engine_count_max: None,
                 engine_cache_mib: 0,
+                engine_decoders_mib: 0,
                 engine_memory_mib: 0,
                 client_memory_mib: 0,
                 user_memory_mib: None,

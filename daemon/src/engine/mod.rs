@@ -69,8 +69,8 @@ pub struct Settings {
     pub cache_bytes_max: usize,
     /// The most private memory, in MiB.
     pub memory_mib: u64,
-    /// The most decoders that are kept warm.
-    pub session_count_max: usize,
+    /// The most bytes of decoders that are kept warm beside the one used last; those that runs come back for are.
+    pub session_bytes_max: u64,
     /// Lets FFmpeg write its own messages to standard error.
     pub is_verbose: bool,
 }

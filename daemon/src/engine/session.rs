@@ -48,6 +48,8 @@ pub struct Session<D: Device> {
     /// The target of the last seek, if it went further back than where decoding for it begins. Kept here, as a run may
     /// need several turns for the way.
     gone_back_for: Option<Target>,
+    /// Memory of the last one that came out.
+    picture_bytes: u64,
 }
 
 /// What does not change while a stream is read.
@@ -117,6 +119,7 @@ impl<D: Device> Session<D> {
             timeless,
             held: Vec::new(),
             gone_back_for: None,
+            picture_bytes: 0,
         })
     }
 
@@ -274,6 +277,11 @@ impl<D: Device> Session<D> {
         (way, u64::try_from(self.decoder.held_back_count()).unwrap_or(0))
     }
 
+    /// Memory that it holds, about: nothing before its first picture.
+    pub fn bytes(&self) -> u64 {
+        self.decoder.weight_in_pictures().saturating_mul(self.picture_bytes)
+    }
+
     /// Goes one step forward. Pictures before `next_wanted` need not come out, if it is given. If `last_ones` are given
     /// and the decoder has all of them, it gets no more samples and puts out what it has. After an error the session is
     /// of no more use.
@@ -299,6 +307,7 @@ impl<D: Device> Session<D> {
                     }
                 }
                 self.landing = None;
+                self.picture_bytes = picture.bytes() as u64;
                 self.position = Position::Live(way);
                 if self.decoder.has_complained() {
                     self.references.distrust();

@@ -93,7 +93,7 @@ impl Broker {
     fn new(cache_bytes_max: usize) -> Self {
         let (socket, engine) = UnixStream::pair().unwrap();
         let settings =
-            Settings { cache_bytes_max, memory_mib: 8192, session_count_max: 4, is_verbose: false };
+            Settings { cache_bytes_max, memory_mib: 8192, session_bytes_max: 64 << 20, is_verbose: false };
         thread::spawn(move || serve_in_cage(engine.into(), settings).unwrap());
         let memory = create_arena(ARENA_BYTES).unwrap();
         let arena = Arena::map(&memory, ARENA_BYTES).unwrap();

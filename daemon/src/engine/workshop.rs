@@ -54,7 +54,7 @@ impl<D: Device> Workshop<D> {
             device,
             sources: Sources::default(),
             arenas: Arenas::default(),
-            sessions: Sessions::new(settings.session_count_max),
+            sessions: Sessions::new(settings.session_bytes_max),
             cache: PictureCache::new(settings.cache_bytes_max),
             revisits: Revisits::default(),
             continuations: Continuations::default(),

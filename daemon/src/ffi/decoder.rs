@@ -13,7 +13,7 @@ use super::input::{BestStream, MediaInput};
 use super::packet::Packet;
 use super::picture::Picture;
 use super::room::has_room;
-use super::stream::Stream;
+use super::stream::{Stream, is_intra_only};
 
 /// A decoder of one video stream.
 pub struct Decoder {
@@ -152,6 +152,21 @@ impl Decoder {
     pub fn reorder_count(&self) -> i32 {
         // SAFETY: the context is alive.
         unsafe { (*self.as_ptr()).has_b_frames }.max(0)
+    }
+
+    /// How many pictures others may refer to: what an H.264 stream says, none where each stands alone, and else as many
+    /// as AV1 and VP9 have places for.
+    pub fn reference_count(&self) -> i32 {
+        // SAFETY: the context is alive; the codec's number is read as an integer, whatever its value.
+        let (codec, count) =
+            unsafe { (addr_of!((*self.as_ptr()).codec_id).cast::<c_int>().read(), (*self.as_ptr()).refs) };
+        if codec == sys::AVCodecID::AV_CODEC_ID_H264 as c_int {
+            count.max(1)
+        } else if is_intra_only(codec) {
+            0
+        } else {
+            8
+        }
     }
 
     /// How many threads work on a picture each at the same time; 1 where they share one picture.

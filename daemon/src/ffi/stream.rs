@@ -65,12 +65,7 @@ impl Stream<'_> {
     pub fn is_intra_only(self) -> bool {
         // SAFETY: parameters live as long as the stream; read as an integer, whatever its value.
         let codec = unsafe { addr_of!((*self.parameters()).codec_id).cast::<c_int>().read() };
-        // SAFETY: takes any number and returns a static description or null.
-        let description = unsafe { raw::avcodec_descriptor_get(codec) };
-        // SAFETY: static where it is not null; only an integer is read of it.
-        NonNull::new(description.cast_mut()).is_some_and(
-            |description| unsafe { (*description.as_ptr()).props } & sys::AV_CODEC_PROP_INTRA_ONLY != 0,
-        )
+        is_intra_only(codec)
     }
 
     /// Length of a tick in seconds.
@@ -230,4 +225,14 @@ impl Stream<'_> {
 
 pub(super) fn rational(value: sys::AVRational) -> Rational {
     Rational { numerator: value.num, denominator: value.den }
+}
+
+/// True if no picture of this codec refers to another.
+pub(super) fn is_intra_only(codec: c_int) -> bool {
+    // SAFETY: takes any number and returns a static description or null.
+    let description = unsafe { raw::avcodec_descriptor_get(codec) };
+    // SAFETY: static where it is not null; only an integer is read of it.
+    NonNull::new(description.cast_mut()).is_some_and(
+        |description| unsafe { (*description.as_ptr()).props } & sys::AV_CODEC_PROP_INTRA_ONLY != 0,
+    )
 }

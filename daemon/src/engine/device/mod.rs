@@ -65,6 +65,8 @@ pub trait Decoder {
     fn has_complained(&self) -> bool;
     /// How many pictures it may hold back before the first comes out.
     fn held_back_count(&self) -> i64;
+    /// How many pictures take as much memory as it does, about.
+    fn weight_in_pictures(&self) -> u64;
 }
 
 /// What a decoder answers when it is asked for a picture.

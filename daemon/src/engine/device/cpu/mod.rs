@@ -86,4 +86,10 @@ impl Decoder for ffi::Decoder {
     fn held_back_count(&self) -> i64 {
         i64::from(self.reorder_count()) + i64::from(self.frame_thread_count()) - 1
     }
+
+    fn weight_in_pictures(&self) -> u64 {
+        // Motion vectors, tables and edges take about a quarter as much as the pictures that they belong to.
+        let count = i64::from(self.reference_count()) + self.held_back_count() + 1;
+        u64::try_from(count).unwrap_or(0) * 5 / 4
+    }
 }
