@@ -80,7 +80,8 @@ def decode_video_frames(
     wanted = torch.tensor(times, dtype=torch.float32)
     found = batch.pts_seconds.to(torch.float32)
     distances, closest = (wanted[:, None] - found[None, :]).abs().min(dim=1)
-    is_too_far = distances > tolerance_s
+    # So that a tolerance of nan lets nothing through.
+    is_too_far = ~(distances <= tolerance_s)
     if is_too_far.any():
         missed = [seconds for seconds, is_missed in zip(times, is_too_far, strict=True) if is_missed]
         raise FrameTimestampError(

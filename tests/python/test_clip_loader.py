@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import reeld
@@ -335,9 +335,18 @@ def test_arguments_that_exclude_each_other_are_value_errors(dataset: VideoClips)
         ClipLoader(dataset, shuffle=True, sampler=[0])
     with pytest.raises(ValueError, match="window"):
         ClipLoader(dataset, window=0)
+    for window in (float("nan"), 1.5, "2", None):
+        with pytest.raises(TypeError, match="window"):
+            ClipLoader(dataset, window=cast("int", window))
     nothing: Any = None
     with pytest.raises(ValueError, match="batch_size"):
         ClipLoader(dataset, batch_size=nothing)
+
+
+def test_no_collate_function_is_the_default(dataset: VideoClips) -> None:
+    assert content(ClipLoader(dataset, batch_size=9, collate_fn=None)) == content(
+        ClipLoader(dataset, batch_size=9)
+    )
 
 
 def test_a_dataset_that_cannot_submit_is_a_type_error() -> None:

@@ -89,6 +89,7 @@ def test_random_times_and_tolerances_come_out_alike(media: Path) -> None:
         times = [round(time * FPS) / FPS if choice.random() < 0.7 else time for time in times]
         tolerance_s = choice.choice([1e-4, 0.5 / FPS, 0.02, 1.0])
         errors.add(type(assert_alike(str(media / CLIP), times, tolerance_s, choice.random() < 0.5).error))
+    errors.add(type(assert_alike(str(media / CLIP), [0.1], float("nan"), return_uint8=False).error))
     # All that can happen did happen.
     assert {type(None), backend.FrameTimestampError} < errors
     assert any(issubclass(error, IndexError) for error in errors)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import CLIPS, SUBJECT, Reference, VideoDecoder, assert_same, assert_same_outcome
 
@@ -195,7 +196,9 @@ def test_numbers_of_any_class_are_taken_as_by_torchcodec(media: Path, number: An
         assert_same_outcome(lambda call=call: call(ours), lambda call=call: call(reference))
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(
+    "number", [*NUMBERS, np.longdouble(1.1), np.array(1.1, np.longdouble), np.float32(0.3)]
+)
 def test_times_of_any_class_are_taken_as_by_torchcodec(media: Path, number: Any) -> None:
     ours, reference = both(media / "h264_bframes.mp4")
     for call in (

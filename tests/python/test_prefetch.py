@@ -102,6 +102,7 @@ def test_prefetched_frames_are_served_from_the_cache(
 def test_no_frames_are_no_hint(clip: str, alone: Daemon) -> None:
     decoder = VideoDecoder(clip)
     decoder.prefetch(torch.tensor([], dtype=torch.int64))
+    decoder.prefetch([])
     decoder.prefetch(slice(5, 5))
     reeld.prefetch([])
     reeld.prefetch([reeld.Clip(clip, indices=[])])

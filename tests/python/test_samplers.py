@@ -6,13 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import reeld.samplers
 import torch
 import torchcodec.samplers
 from reeld.samplers import _numbers
+from reeld.samplers._by_time import clip_times
+from reeld.samplers._clips import POLICIES as FILLING
 from support import Reference, VideoDecoder, assert_same_outcome
 
 INDEX_SAMPLERS = ["clips_at_random_indices", "clips_at_regular_indices"]
@@ -96,6 +99,27 @@ def test_index_samplers(media: Path, name: str, policy: str) -> None:
 def test_time_samplers(media: Path, name: str, placement: dict[str, Any], policy: str) -> None:
     for arguments in TIME_ARGUMENTS:
         assert_same_clips(media / "h264_bframes.mp4", name, {"policy": policy, **placement, **arguments})
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32(0.31), np.float64(0.31), torch.tensor(1), torch.tensor(0.31)], ids=repr
+)
+@pytest.mark.parametrize(("name", "placement"), PLACEMENTS)
+def test_numbers_of_other_types_are_rounded_as_torchcodec_rounds(
+    media: Path, name: str, placement: dict[str, Any], number: Any
+) -> None:
+    arguments = {**placement, "num_frames_per_clip": 5, "policy": "wrap"}
+    assert_same_clips(media / "h264_bframes.mp4", name, {**arguments, "seconds_between_frames": number})
+    assert_same_clips(media / "h264_bframes.mp4", name, {**arguments, "sampling_range_end": number})
+
+
+def test_sums_of_times_are_in_double_precision(media: Path) -> None:
+    spacing = np.float32(0.02)
+    decoder = VideoDecoder(media / "h264_bframes.mp4")
+    times = clip_times(
+        [0.68], decoder.metadata.end_stream_seconds or 0, 2, cast("float", spacing), FILLING["error"]
+    )
+    assert times == [0.68, 0.68 + float(spacing)]
 
 
 def test_stream_that_begins_late(media: Path) -> None:

@@ -210,6 +210,7 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
     "read raises": lambda path: Reader(path.read_bytes(), read=raising(KeyError("mine"))),
     "seek raises": lambda path: Reader(path.read_bytes(), seek=raising(ZeroDivisionError("mine"))),
     "a path that is not there": lambda path: path.with_name("no_such_file.mp4"),
+    "a path of half a character": lambda path: "\ud800",
     "another scheme": lambda path: f"nonsense://{path}",
 }
 

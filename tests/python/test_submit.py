@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reeld
@@ -124,6 +125,12 @@ def test_what_nobody_waits_for_any_more_leaves_nothing(
     gc.collect()
     eventually(lambda: daemon.status()["request_count"] == 0, "the request is over")
     eventually(lambda: daemon.lease_count() == 0, "and holds no lease")
+
+
+@pytest.mark.parametrize("clips", [None, reeld.Clip("video.mp4", indices=[0])])
+def test_what_is_no_list_of_clips_is_a_type_error(clips: Any) -> None:
+    with pytest.raises(TypeError, match="a list"):
+        reeld.submit(clips)
 
 
 def test_a_submission_of_nothing_is_a_value_error() -> None:

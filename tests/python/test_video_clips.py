@@ -192,6 +192,13 @@ def test_a_dataset_works_in_a_forked_child(paths: list[str]) -> None:
     assert first_digest(0, dataset) == mine
 
 
+@pytest.mark.parametrize("epoch", [1.5, 2**63, "1", None])
+def test_what_is_no_epoch_is_a_type_error(paths: list[str], epoch: Any) -> None:
+    dataset = VideoClips(paths[:1], frames_per_clip=1)
+    with pytest.raises(TypeError, match="epoch"):
+        dataset.set_epoch(epoch)
+
+
 def test_a_copy_is_a_dataset_of_its_own(paths: list[str]) -> None:
     dataset = VideoClips(paths[:4], frames_per_clip=2, sampling="random")
     dataset.set_epoch(7)

@@ -43,6 +43,14 @@ fn files_that_name(folder: &str, words: &[&str]) -> Vec<PathBuf> {
 }
 
 #[test]
+fn rust_of_the_readme_is_the_example_that_is_built() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let example = fs::read_to_string(root().join("client-rs/examples/ten_lines.rs")).unwrap();
+    let (_, code) = example.split_once("\n\n").unwrap();
+    assert!(readme.contains(&format!("```rust\n{code}```\n")), "{code}");
+}
+
+#[test]
 fn broker_and_engine_never_import_each_other() {
     assert_eq!(files_that_name("daemon/src/broker", &["crate::engine", "crate::ffi"]), [] as [PathBuf; 0]);
     assert_eq!(files_that_name("daemon/src/engine", &["crate::broker"]), [] as [PathBuf; 0]);

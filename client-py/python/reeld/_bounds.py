@@ -276,6 +276,9 @@ def as_seconds(seconds: float) -> float:
         ArgumentTypeError: It is not a number.
     """
     value = seconds if isinstance(seconds, int | float) else _item(seconds)
+    if isinstance(value, np.floating):
+        # Of more than 64 bits: the others are, or were made, floats of Python's.
+        value = float(value)
     if not isinstance(value, int | float) and not _is_scalar(value, "__float__", "__index__"):
         raise ArgumentTypeError(f"A time must be a number of seconds, not {type(seconds).__name__}.")
     number = cast("float", value)

@@ -173,6 +173,8 @@ def submit(
         >>> [len(batch) for batch in reeld.submit(clips).result()]
         [2, 3]
     """
+    if clips is None or isinstance(clips, Clip):
+        raise ArgumentTypeError(f"This takes a list of reeld.Clip objects, not {type(clips).__name__}.")
     if not clips:
         raise InvalidRequestError("There are no clips to submit.")
     if priority not in _PRIORITIES:

@@ -361,7 +361,9 @@ class _Questions:
         if is_by_index:
             named["num_indices_between_frames"] = choice.choice([1, 1, 2, 5, facts.frame_count])
         elif choice.random() < 0.5:
-            named["seconds_between_frames"] = choice.choice([0.01, 0.04, 0.1, 1.0])
+            spacing = choice.choice([0.01, 0.04, 0.1, 1.0])
+            single = {choice.choice(["scalar", "tensor"]): spacing, "dtype": "float32"}
+            named["seconds_between_frames"] = single if choice.random() < 0.2 else spacing
         if is_by_index or is_random:
             named["num_clips"] = clip_count
         else:

@@ -71,7 +71,7 @@ def opened_source(source: Source) -> OpenedSource:
     Raises:
         InvalidRequestError: There are no bytes.
         UnsupportedError: It is a URL, or an empty path.
-        MediaError: It is a tensor without bytes.
+        MediaError: It is a tensor without bytes, or text that names no file.
         ArgumentTypeError: It is nothing that a video can be read from, or reads text, or its bytes are not
             uint8, not one behind the other, or not in the processor's memory.
         LimitReachedError: It is a file-like object and too large.
@@ -185,5 +185,9 @@ def _checked_path(source: str) -> str:
 
 
 def _absolute(path: str) -> str:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise MediaError(f"{path!r} cannot be the name of a file: {error.reason}.") from None
     # Not `abspath`, which takes "link/.." for nothing and may so name another file.
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)

@@ -295,7 +295,8 @@ class VideoDecoder:
         if isinstance(indices, slice):
             wanted = bounds.in_range(indices.start, indices.stop, indices.step)
         else:
-            wanted = bounds.at_each(indices)
+            # Of nothing nothing will be asked for; `get_frames_at` refuses an empty list, as TorchCodec does.
+            wanted = None if isinstance(indices, list | tuple) and not indices else bounds.at_each(indices)
         if wanted is not None:
             self._native.prefetch(wanted)
 

@@ -66,7 +66,8 @@ def clips_at_random_timestamps(
     start, end = _sampling_range(
         decoder.metadata, (num_frames_per_clip - 1) * spacing, sampling_range_start, sampling_range_end
     )
-    starts = [fraction * (end - start) + start for fraction in _numbers.random_fractions(num_clips)]
+    span = float(end - start)
+    starts = [fraction * span + float(start) for fraction in _numbers.random_fractions(num_clips)]
     return _clips(decoder, starts, num_frames_per_clip, spacing, policy)
 
 
@@ -182,7 +183,8 @@ def clip_times(
     """The times of all clips, one clip after the other."""
     times: list[float] = []
     for start in starts:
-        clip = [float(start + position * spacing) for position in range(num_frames_per_clip)]
+        # As TorchCodec rounds: what the type of the spacing makes of its multiples, then in double precision.
+        clip = [start + float(position * spacing) for position in range(num_frames_per_clip)]
         inside = [time for time in clip if time < end_stream_seconds]
         times += filled(inside, num_frames_per_clip, policy)
     return times

@@ -47,5 +47,6 @@ def spaced_floats(begin: float, end: float, step: float) -> list[float]:
         values = np.arange(begin, end, step, dtype=np.float64).tolist()
     else:
         values = torch.arange(begin, end, step, dtype=torch.float64, device="cpu").tolist()
-    # Both may reach the end by a rounding error.
-    return [value for value in values if value < end]
+    # Both may reach the end by a rounding error. An end in a tensor would be compared in single precision.
+    last = float(end)
+    return [value for value in values if value < last]

@@ -5,6 +5,7 @@ What is asked for is the dataset's matter, and how samples become a batch that o
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import weakref
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -111,14 +112,14 @@ class ClipLoader:
         batch_sampler: Gives lists of indices, instead of ``batch_size``, ``shuffle``, ``sampler`` and
             ``drop_last``.
         drop_last: Whether to leave out a last batch that is smaller.
-        collate_fn: Makes a batch of a list of samples.
+        collate_fn: Makes a batch of a list of samples. Default: :func:`collate`.
         generator: Of the random order.
         window: How many batches are on their way at most, at least 1.
 
     Raises:
         ValueError: Arguments exclude each other, as for a ``DataLoader``.
         InvalidRequestError: ``window`` is below 1, or ``batch_size`` is None.
-        ArgumentTypeError: The dataset has no ``submit``.
+        ArgumentTypeError: The dataset has no ``submit``, or ``window`` is no integer.
 
     Example:
         >>> import torch
@@ -144,18 +145,21 @@ class ClipLoader:
         sampler: Sampler[int] | Iterable[int] | None = None,
         batch_sampler: Sampler[list[int]] | Iterable[list[int]] | None = None,
         drop_last: bool = False,
-        collate_fn: Callable[[list[Any]], Batch] = collate,
+        collate_fn: Callable[[list[Any]], Batch] | None = None,
         generator: torch.Generator | None = None,
-        window: int = 4,
+        window: SupportsIndex = 4,
     ) -> None:
         self._submitting = _submitting(dataset)
         if batch_size is None:
             raise InvalidRequestError("batch_size=None is not supported: a request is made for each batch.")
-        if window < 1:
+        try:
+            self.window = operator.index(window)
+        except TypeError:
+            raise ArgumentTypeError(f"window must be an integer, not {type(window).__name__}.") from None
+        if self.window < 1:
             raise InvalidRequestError(f"window={window} must be at least 1.")
         self.dataset = dataset
-        self.window = window
-        self._collate_fn = collate_fn
+        self._collate_fn = collate if collate_fn is None else collate_fn
         # Torch's own loader decides which samples belong to which batch, so that its rules and its use of the
         # generator need not be told again here.
         self._order: DataLoader[Any] = DataLoader(

@@ -274,13 +274,16 @@ class VideoClips(Dataset[Any]):
         """
         prefetch([self.clip(self._checked(key)) for key in keys])
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: SupportsIndex) -> None:
         """Chooses other random clips than in other epochs: call it before each one.
 
         Workers hear of it, too, also those that outlive an epoch.
 
         Args:
             epoch: Any integer of 64 bits.
+
+        Raises:
+            ArgumentTypeError: It is none.
 
         Example:
             >>> from reeld.torch import VideoClips
@@ -290,7 +293,13 @@ class VideoClips(Dataset[Any]):
             >>> dataset.clip(0).indices == first
             False
         """
-        self._epoch.fill_(epoch)
+        try:
+            number = operator.index(epoch)
+            self._epoch.fill_(number)
+        except (TypeError, RuntimeError):
+            raise ArgumentTypeError(
+                f"An epoch must be an integer of 64 bits, which {epoch!r} is not."
+            ) from None
 
     def clip(self, index: SupportsIndex) -> Clip:
         """Which frames of which video a clip consists of, in the epoch that was set.
