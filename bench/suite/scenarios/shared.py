@@ -143,5 +143,5 @@ def cells(library: Library) -> list[Cell]:
             for tool, peer, setting in tools
         ]
         reference = JobOrder("shared:CrowdJob", "TorchCodec", {"threads": 1, "seek": "exact"}, arguments)
-        found.append(Cell("shared", workload, clip.name, contestants, {"plain": reference}, rounds_max=3))
+        found.append(Cell("shared", workload, clip.name, contestants, {"plain": reference}))
     return found
